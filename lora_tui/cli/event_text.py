@@ -200,6 +200,13 @@ def _topics(payload: Mapping[str, Any]) -> list[str]:
     return [f"{count(int(payload.get('topics') or 0), 'topic')}: {', '.join(groups)}"] if groups else []
 
 
+def _folder(payload: Mapping[str, Any]) -> list[str]:
+    if payload.get("unread"):
+        return []  # a note says it
+    files, passages = count(int(payload.get("files") or 0), "file"), count(int(payload.get("passages") or 0), "passage")
+    return [f"the folder is read: {files}, {passages}"]
+
+
 def _paused(payload: Mapping[str, Any]) -> list[str]:
     if payload.get("paused"):
         return ["paused: calls in flight are still answered, nothing new is begun"]
@@ -256,6 +263,7 @@ _FORMATTERS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "text": _text,
     "analysis": _analysis,
     "topics": _topics,
+    "folder": _folder,
     "paused": _paused,
     "evaluation": _evaluation,
     "comparison": _comparison,

@@ -65,6 +65,17 @@ async def documents_of(store: Store, run_id: int) -> dict[str, str]:
     )
 
 
+async def files_with_pairs(store: Store, run_id: int) -> set[str]:
+    """Return the paths of the files that a run has accepted pairs about."""
+    sql = "SELECT DISTINCT source FROM pairs WHERE run_id=? AND state='accepted'"
+    return {str(path) for (path,) in await store.tuples(sql, (run_id,))}
+
+
+async def began_at(store: Store, run_id: int) -> float:
+    """Return when a run was begun, in seconds since the epoch."""
+    return float(await store.value("SELECT created_at FROM runs WHERE id=?", (run_id,)) or 0)
+
+
 async def content_ids(store: Store, document_id: str, chunking: str) -> list[str]:
     """Return the content ids of a document's passages in order, as it was cut in one way."""
     rows = await store.tuples(

@@ -46,6 +46,12 @@ async def chunk_at(store: Store, document_id: str, chunking: str, position: int)
     return await store.one(ChunkRow, sql, (document_id, chunking, position))
 
 
+async def chunk_texts(store: Store, document_id: str, chunking: str) -> list[str]:
+    """Return the texts of a document's chunks in order, as it was cut in one way."""
+    sql = "SELECT text FROM chunks WHERE document_id=? AND chunking=? ORDER BY position"
+    return [text for (text,) in await store.tuples(sql, (document_id, chunking))]
+
+
 async def chunk_count(store: Store, document_id: str, chunking: str) -> int:
     """Return how many chunks a document has that was cut in one way, 0 where it was not."""
     sql = "SELECT COUNT(*) FROM chunks WHERE document_id=? AND chunking=?"

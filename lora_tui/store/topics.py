@@ -25,6 +25,11 @@ async def topics_of(store: Store, run_id: int) -> list[TopicRow]:
     return await store.all(TopicRow, sql, (run_id,))
 
 
+async def forget_topics(t: Store, run_id: int, numbers: Iterable[int]) -> None:
+    """Take topics out of a run."""
+    await t.execute_many("DELETE FROM topics WHERE run_id=? AND number=?", [(run_id, number) for number in numbers])
+
+
 async def set_weight(t: Store, run_id: int, number: int, weight: float) -> None:
     """Change the weight of a topic's quota: 0 leaves it out."""
     await t.execute("UPDATE topics SET weight=? WHERE run_id=? AND number=?", (weight, run_id, number))

@@ -19,7 +19,8 @@ from statistics import mean
 
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation.chunks import split
-from lora_tui.engine.generation.corpus import content_id, read_folder
+from lora_tui.engine.generation.corpus import content_id
+from lora_tui.engine.generation.folder_reader import read_folder
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lora_tui.config.generation import DataGeneration
-from lora_tui.engine.generation.corpus import read_folder
+from lora_tui.engine.generation.folder_reader import read_folder
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from tests.engine.generation.file_makers import docx_file, docx_paragraph, pdf_file

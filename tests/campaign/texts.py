@@ -13,10 +13,10 @@ from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.data.raw_lines import parse_raw_line
 from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.generation.chunks import split
-from lora_tui.engine.generation.corpus import read_folder
 from lora_tui.engine.generation.encodings import decode, mended
 from lora_tui.engine.generation.extraction.blocks import UnusableFile
 from lora_tui.engine.generation.extraction.worker import TextExtractor, extract_here
+from lora_tui.engine.generation.folder_reader import read_folder
 from lora_tui.errors import UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store

@@ -1,6 +1,6 @@
 """Generation: from a folder of text to judged question-answer pairs.
 
-- `corpus` (with `documents`, `structure` and `chunks`) reads the folder and cuts it into passages.
+- `folder_reader` (with `documents`, `structure` and `chunks`) reads the folder and cuts it into passages: the `corpus`.
 - `pipeline` coordinates a run, `planner` chooses what is asked next, `workers` do it, `progress` counts.
 - `generation_model` is the protocol of a model: `remote_model` (over `client`, with `prompts`) or `builtin_model`.
 - `judging` decides which pairs are kept, `analysis` steers the prompts that follow, `output` writes the file.

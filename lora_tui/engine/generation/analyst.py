@@ -9,9 +9,10 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from lora_tui.engine.generation import analysis
+from lora_tui.engine.generation.corpus import Corpus
 from lora_tui.engine.generation.generation_model import UNSTEERED, CallFailed, GenerationModel, Steering
 from lora_tui.engine.generation.ledger import (
     ANALYSES_FREE,
@@ -37,13 +38,6 @@ _FREE_SECONDS = 0.5
 """What they may take beyond their share: a short run has all of them."""
 
 
-class CorpusSize(NamedTuple):
-    """How many files a run reads, and how many passages they have."""
-
-    files: int
-    passages: int
-
-
 class Analyst:
     """Plans, makes and stores a run's batch analyses; `latest` advises the prompts that follow."""
 
@@ -52,7 +46,7 @@ class Analyst:
         ctx: RunContext,
         model: GenerationModel,
         ledger: Ledger,
-        corpus: CorpusSize,
+        corpus: Corpus,
         tree: TopicTree | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -129,7 +123,7 @@ class Analyst:
 
     async def statistics(self) -> dict[str, Any]:
         """Return the statistics of the run as it is now, with what the newest analysis had measured."""
-        files, passages = self._corpus
+        files, passages = self._corpus.size
         statistics = await analysis.statistics_of(self._ctx.store, self._ctx.run_id, files, passages, self._tree)
         if self.latest is not None:
             before = self.latest.statistics

@@ -42,12 +42,16 @@ _READER = "3"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """File found below the folder: `name` is its path in it with slashes, `skipped` the reason why it is not read."""
+    """File found below the folder: `name` is its path in it with slashes, `skipped` the reason why it is not read.
+
+    `modified` is when it was changed last, in seconds since the epoch.
+    """
 
     path: Path
     name: str
     bytes: int
     skipped: str | None
+    modified: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +167,7 @@ def _walk(folder: Path, root: Path, output_file: Path | None, commands: Mapping[
     """Yield files, and the folders that are not entered, below `folder`."""
     unlisted: list[OSError] = []
     for here, folders, files in os.walk(folder, onerror=unlisted.append):
+        inside = Path(here).relative_to(folder)
         for name in list(folders):
             path = Path(here, name)
             reason = "hidden folder" if name.startswith(".") else "a link to a folder" if path.is_symlink() else None
@@ -170,7 +175,7 @@ def _walk(folder: Path, root: Path, output_file: Path | None, commands: Mapping[
                 folders.remove(name)
                 yield Candidate(path, _name(path, folder), 0, reason)
         for name in files:
-            yield _candidate(Path(here, name), folder, root, output_file, commands)
+            yield _candidate(Path(here, name), folder, root / inside / name, root, output_file, commands)
     for problem in unlisted:
         path = Path(problem.filename)
         if path == folder:
@@ -187,23 +192,28 @@ def _is_output(path: Path, output_file: Path) -> bool:
 
 
 def _candidate(
-    path: Path, folder: Path, root: Path, output_file: Path | None, commands: Mapping[str, str]
+    path: Path, folder: Path, real: Path, root: Path, output_file: Path | None, commands: Mapping[str, str]
 ) -> Candidate:
-    """Return the file with the reason why it is skipped, as far as that is known without opening it."""
-    name, size, reason, suffix = _name(path, folder), 0, None, path.suffix.lower()
+    """Return the file with the reason why it is skipped, as far as that is known without opening it.
+
+    `real` is its path in the folder's real place: folders that are links are not entered, so the file alone can be one.
+    """
+    name, size, modified, reason, suffix = _name(path, folder), 0, 0.0, None, path.suffix.lower()
     try:
-        target = path.resolve(strict=True)
-        status = target.stat()
-        size = status.st_size
+        status = path.lstat()
+        is_link = stat.S_ISLNK(status.st_mode)
+        target = path.resolve(strict=True) if is_link else real
+        status = target.stat() if is_link else status
+        size, modified = status.st_size, status.st_mtime
         if path.name.startswith("."):
             reason = "hidden file"
         elif not stat.S_ISREG(status.st_mode):
             reason = "a device, socket or pipe"
         elif output_file is not None and _is_output(target, output_file):
             reason = "the output of generation itself"
-        elif path.is_symlink() and not target.is_relative_to(root):
+        elif is_link and not target.is_relative_to(root):
             reason = "a link that leaves the folder"
-        elif path.is_symlink():
+        elif is_link:
             reason = f"a link to {_name(target, root)}, which is read itself"
         elif not (has_command := command_for(path, commands) is not None) and suffix not in (*NATIVE, *EXTRACTED):
             kinds = ", ".join((*NATIVE, *EXTRACTED))
@@ -216,7 +226,7 @@ def _candidate(
             reason = f'reading {suffix} needs an extra: pip install "lora-tui[docs]"'
     except (OSError, RuntimeError) as problem:  # resolve() raises RuntimeError for a loop of links before Python 3.13
         reason = f"it cannot be read ({getattr(problem, 'strerror', None) or problem})"
-    return Candidate(path, name, size, reason)
+    return Candidate(path, name, size, reason, modified)
 
 
 def _too_large(size: int) -> str:

@@ -30,19 +30,26 @@ class EarlierPairs:
     known: int = 0
     repeated: int = 0
     """Proposals of this run that repeated one of them."""
+    _pairs: set[int] = field(default_factory=set)  # ids of those that are known
     _questions: NearDuplicates = field(default_factory=NearDuplicates)
 
     @classmethod
     async def load(cls, store: Store, run_id: int, model: str) -> "EarlierPairs":
         """Read the accepted pairs of the other runs of `model` about the documents that this run has read."""
         earlier = cls(await store_generation.other_runs(store, run_id, model))
-        after, questions = 0, list[str]()
-        while page := await store_generation.accepted_about_documents(store, run_id, earlier.runs, after, _PAGE):
-            questions += [question for _, question in page]
-            after = page[-1][0]
-        await asyncio.to_thread(earlier._questions.add_all, questions)
-        earlier.known = len(questions)
+        await earlier.read_more(store, run_id)
         return earlier
+
+    async def read_more(self, store: Store, run_id: int) -> None:
+        """Read what is known about the documents that the run has read since."""
+        after, questions = 0, list[str]()
+        while page := await store_generation.accepted_about_documents(store, run_id, self.runs, after, _PAGE):
+            questions += [question for pair_id, question in page if pair_id not in self._pairs]
+            self._pairs.update(pair_id for pair_id, _ in page)
+            after = page[-1][0]
+        if questions:
+            await asyncio.to_thread(self._questions.add_all, questions)
+            self.known += len(questions)
 
     def without_repeated(self, proposals: Proposals) -> Proposals:
         """Return the proposals without those that repeat a known question; each of these is refused with it."""

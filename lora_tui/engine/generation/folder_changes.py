@@ -5,13 +5,16 @@ with ``data_generation.keep_pairs`` it keeps the accepted pairs whose passage is
 more than what it changed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from lora_tui.engine.generation.corpus import Corpus
+from lora_tui.engine.generation.corpus import Corpus, Source
+from lora_tui.engine.generation.documents import Candidate
+from lora_tui.engine.generation.folder_reader import FOLDER
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.store import folders
 from lora_tui.store.connection import Store
+from lora_tui.store.queries.runs import newest_event
 from lora_tui.text import count, one_line
 
 _MAX_NAMED = 6
@@ -69,36 +72,63 @@ class FolderChanges:
 
 
 async def changes_since(
-    store: Store, corpus: Corpus, before: Mapping[str, str], since: int, check: Callable[[], None] = lambda: None
+    store: Store, corpus: Corpus, before: "EarlierReading", check: Callable[[], None] = lambda: None
 ) -> FolderChanges | None:
-    """Return what has changed since the folder held the documents `before` (by path); None where nothing has.
+    """Return what has changed since an earlier reading; None where nothing has.
 
     `check` is called for each file that has changed, and may raise.
     """
-    now = {source.path: source for source in corpus.sources}
-    changed = [source for source in corpus.sources if before.get(source.path) != source.document_id]
-    gone = [path for path in before if path not in now]
-    if not before or not (changed or gone):
+    now = {source.path for source in corpus.sources}
+    gone = [path for path in before.documents if path not in now]
+    found = await _changed_files(store, corpus.chunking, corpus.sources, before, gone, check)
+    if not before.documents or not (found.files or gone):
         return None
     still_there = {source.document_id for source in corpus.sources}
-    lost = {before[path] for path in gone} | {before[source.path] for source in changed if source.path in before}
-    known: set[str] = set()
+    gone_passages = 0 if found.lost <= still_there else len(found.known - found.found)
+    as_before = corpus.passages - sum(file.new for file in found.files)
+    return FolderChanges(before.since, found.files, gone, gone_passages, found.new, as_before)
+
+
+@dataclass(slots=True)
+class _Changed:
+    """What is found of the files that have changed.
+
+    `lost` are documents that were theirs, with the passages (content ids) `known`; `found` are those of now.
+    """
+
+    files: list[ChangedFile] = field(default_factory=list)
+    new: dict[str, list[int]] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
+    known: set[str] = field(default_factory=set)
+    found: set[str] = field(default_factory=set)
+
+
+async def _changed_files(
+    store: Store,
+    chunking: str,
+    sources: Sequence[Source],
+    before: "EarlierReading",
+    gone: Sequence[str],
+    check: Callable[[], None],
+) -> _Changed:
+    documents = before.documents
+    changed = [one for one in sources if documents.get(one.path) != one.document_id and before.knows(one.path)]
+    lost = {documents[path] for path in gone} | {documents[one.path] for one in changed if one.path in documents}
+    result = _Changed(lost=lost)
     for document in lost:
         check()
-        known.update(await folders.content_ids(store, document, corpus.chunking))
-    files, new, found = list[ChangedFile](), dict[str, list[int]](), set[str]()
-    renamed = set(before.values())
+        result.known.update(await folders.content_ids(store, document, chunking))
+    renamed = set(documents.values())
     for source in changed:
         check()
-        ids = await folders.content_ids(store, source.document_id, corpus.chunking)
-        found.update(ids)
-        positions = [] if source.document_id in renamed else [n for n, one in enumerate(ids) if one not in known]
-        if sum(map(len, new.values())) < _MAX_NEW and positions:
-            new[source.path] = positions
-        files.append(ChangedFile(source.path, len(positions), source.chunks, source.path not in before))
-    gone_passages = 0 if lost <= still_there else len(known - found)
-    as_before = corpus.passages - sum(file.new for file in files)
-    return FolderChanges(since, files, gone, gone_passages, new, as_before)
+        ids = await folders.content_ids(store, source.document_id, chunking)
+        result.found.update(ids)
+        is_known = source.document_id in renamed
+        positions = [] if is_known else [n for n, one in enumerate(ids) if one not in result.known]
+        if sum(map(len, result.new.values())) < _MAX_NEW and positions:
+            result.new[source.path] = positions
+        result.files.append(ChangedFile(source.path, len(positions), source.chunks, source.path not in documents))
+    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +136,22 @@ class EarlierReading:
     """The documents (by path) that run `since` found in the folder; `since` is 0 where nobody has read it.
 
     `earlier` is the run whose pairs can be kept: `since`, but for a resumed run, which compares with itself.
+    `is_partial` tells that the reading was ended before it was through: of other files it is not known whether they
+    are new. `at` is when it began, in seconds since the epoch. `asked` has the paths of files with pairs to keep.
     """
 
     since: int
     documents: Mapping[str, str]
     earlier: int
+    is_partial: bool = False
+    at: float = 0.0
+    asked: Collection[str] = ()
 
     @classmethod
     async def load(cls, ctx: RunContext) -> "EarlierReading":
         """Return the newest earlier reading, or a resumed run's own; to be asked before the folder is read.
 
-        A run that was killed while it read has none of its own: it begins anew.
+        A run that was killed before its first call has none of its own: it begins anew.
         """
         store, run_id = ctx.store, ctx.run_id
         earlier = await folders.reading_before(store, run_id) or 0
@@ -125,15 +160,37 @@ class EarlierReading:
             async with store.transaction() as t:
                 await folders.forget_reading(t, run_id)
         since = run_id if goes_on else earlier
-        return cls(since, await folders.documents_of(store, since) if since else {}, earlier)
+        if not since:
+            return cls(0, {}, earlier)
+        told = await newest_event(store, since, FOLDER)
+        keeps = ctx.settings.data_generation.keep_pairs and earlier
+        return cls(
+            since,
+            await folders.documents_of(store, since),
+            earlier,
+            is_partial=told is not None and bool(told.payload.get("unread")),
+            at=await folders.began_at(store, since),
+            asked=await folders.files_with_pairs(store, earlier) if keeps else (),
+        )
+
+    def knows(self, path: str) -> bool:
+        """Whether the reading tells if a file is new."""
+        return not self.is_partial or path in self.documents
+
+    def order(self, candidate: Candidate) -> int:
+        """Return when a file of a large folder is to be read: those with pairs to keep, changed ones, the others."""
+        if candidate.name in self.asked:
+            return 0
+        return 1 if self.since and (candidate.modified > self.at or candidate.name not in self.documents) else 2
 
     async def compare(self, ctx: RunContext, corpus: Corpus) -> FolderChanges | None:
         """Compare with what was read now, say what has changed, and keep the pairs that outlast it if they are wanted.
 
-        A run that goes on no longer asks about passages that are gone.
+        A run that goes on no longer asks about passages that are gone. Where the folder is still being read, pairs are
+        kept as far as it is, and the rest waits for its end.
         """
         store, run_id = ctx.store, ctx.run_id
-        changes = await changes_since(store, corpus, self.documents, self.since, ctx.raise_if_stopping)
+        changes = await changes_since(store, corpus, self, ctx.raise_if_stopping) if corpus.is_whole else None
         keeps = ctx.settings.data_generation.keep_pairs and self.earlier > 0
         goes_on = self.since == run_id
         notes = [] if changes is None else [changes.text()]
@@ -147,7 +204,7 @@ class EarlierReading:
             had = await folders.kept_pairs(store, run_id)
             await keep_pairs(store, run_id, self.earlier)
             kept = await folders.kept_pairs(store, run_id)
-            if kept > had or not goes_on:
+            if kept > had or not (goes_on or had or corpus.grows):
                 notes.append(_kept_text(kept, self.earlier))
         elif changes is not None and not goes_on:
             notes.append(
@@ -156,6 +213,18 @@ class EarlierReading:
         if notes:
             ctx.emit("note", message=". ".join(notes))
         return changes
+
+    async def new_passages(
+        self, ctx: RunContext, corpus: Corpus, sources: Sequence[Source]
+    ) -> Mapping[str, Sequence[int]]:
+        """Return which passages of files that have just been read are new, by path; none where nobody has read before.
+
+        What was moved there from a file that is gone counts as new as long as the folder is being read.
+        """
+        if not self.documents:
+            return {}
+        found = await _changed_files(ctx.store, corpus.chunking, sources, self, (), lambda: None)
+        return found.new
 
 
 def _kept_text(kept: int, earlier: int) -> str:

@@ -10,7 +10,7 @@ Pure arithmetic: a few numbers for each file, and a set of the passages that are
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lora_tui.engine.generation.corpus import Source
@@ -47,6 +47,11 @@ class PassageTurns:
         self._quotas: dict[int, float] = {}
         self._size = 0.0
         self._sizes: dict[str, float] = {}
+        self.reweigh()
+
+    def add(self, sources: Iterable[Source]) -> None:
+        """Take over files that have been read since, with the tree as it is now."""
+        self._sources |= {source.path: source for source in sources}
         self.reweigh()
 
     def reweigh(self) -> None:

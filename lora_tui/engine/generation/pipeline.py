@@ -15,6 +15,7 @@ from enum import Enum
 from functools import partial
 from pathlib import Path
 
+from lora_tui.engine.generation.background_reading import BackgroundReading
 from lora_tui.engine.generation.generation_model import CallFailed, CallStopped
 from lora_tui.engine.generation.ledger import BudgetSpent
 from lora_tui.engine.generation.output import write_accepted
@@ -134,8 +135,12 @@ async def _wait_for_any(*events: asyncio.Event, seconds: float | None = None) ->
 class Pipeline:
     """Scheduler of a generation run: starts analysing, judging and writing until the target, the budget or a stop."""
 
-    def __init__(self, ctx: RunContext, workers: Workers, control: RunControl) -> None:
+    def __init__(
+        self, ctx: RunContext, workers: Workers, control: RunControl, reading: BackgroundReading | None = None
+    ) -> None:
         self._ctx = ctx
+        self._reading = reading
+        self._waits_for_files = False  # there is nothing to ask about until more of the folder is read
         self._workers = workers
         self._progress = workers.progress
         self._control = control
@@ -162,6 +167,8 @@ class Pipeline:
         try:
             while not self._ctx.stop_async.is_set():
                 await self._apply_requests()
+                if self._reading is not None:
+                    self._reading.raise_failure()
                 if self._control.paused:
                     await self._wait_for_one()
                     continue
@@ -170,6 +177,8 @@ class Pipeline:
                     if self._suspended or self._unjudged:
                         await self._give_up_or_try_again()
                         await self._give_up(self._unjudged)
+                    elif self._waits_for_files:
+                        await self._wait_for_one()
                     elif (end := await self._end_of_run()) is not None:
                         return end
                 elif self._only_surplus:
@@ -207,15 +216,20 @@ class Pipeline:
             self._start(task)
         for task in await self._next(JUDGE, min(self._capacity, self._progress.missing - self._judging)):
             self._start(task)
+        self._waits_for_files = False
         while self._capacity > 0 and self._progress.missing and self._progress.wants_pairs:
             if GENERATE in self._unaffordable:
                 return
             found = await self._next(GENERATE, 1)
             if found:
                 self._start(found[0])
-            else:
-                await self._workers.planner.plan(max(1, min(self._capacity, self._progress.wanted // _MOST_PER_CALL)))
-                self._queue.announce(GENERATE)
+                continue
+            wanted = max(1, min(self._capacity, self._progress.wanted // _MOST_PER_CALL))
+            if not await self._workers.planner.plan(wanted) and self._reading is not None:
+                self._waits_for_files = True
+                self._reading.wanted.set()
+                return
+            self._queue.announce(GENERATE)
 
     @property
     def _only_surplus(self) -> bool:
@@ -409,6 +423,7 @@ class Pipeline:
         counts, load = self._progress.counts, self._workers.model.endpoint_load
         in_flight = len(self._running) if load is None else load.in_flight
         note = (
+            f"{self._reading.note if self._reading is not None else ''}"
             f"pass {self._workers.planner.round}, {counts['rejected']} rejected, {counts['review']} for review, "
             f"{counts['waiting']} to judge, {in_flight} in flight"
         )

@@ -13,10 +13,12 @@ quite forbidden. With a topic tree, a question type that leads among the pairs o
 The same seed and the same counts draw the same slot.
 """
 
+import asyncio
 import itertools
 import random
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
 
@@ -27,7 +29,7 @@ from lora_tui.engine.generation.focus import FocusSentences
 from lora_tui.engine.generation.generation_model import UNSTEERED, PairRequest, Slot, Steering
 from lora_tui.engine.generation.passage_turns import PassageTurns
 from lora_tui.engine.generation.question_types import QUESTION_TYPES
-from lora_tui.engine.generation.topic_tree import TopicTree
+from lora_tui.engine.generation.topic_tree import TopicTree, refresh_tree
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.store import generation as store_generation
 from lora_tui.store import tasks
@@ -126,6 +128,10 @@ class Planner:
 
     Questions of `earlier_runs` (ids) about a passage are named in its requests as those to avoid. `turns` chooses the
     passages by quotas; without, those of a file come one after the other. `new_passages` are asked about first.
+    `asked` has the files (paths) that an earlier process has asked about.
+
+    The corpus may grow: a file's turns in the first pass come once it is read. While others are still to be read, it is
+    asked about again only within its share of the folder's bytes.
     """
 
     def __init__(
@@ -139,6 +145,7 @@ class Planner:
         turns: PassageTurns | None = None,
         tree: TopicTree | None = None,
         new_passages: Mapping[str, Sequence[int]] = MappingProxyType({}),
+        asked: Collection[str] = (),
     ) -> None:
         self._turns = turns
         self.tree = tree
@@ -149,29 +156,50 @@ class Planner:
         self._corpus = corpus
         self._chosen = chosen
         self._pairs_by_call = pairs_by_call(chosen)
-        self._calls = (
-            (number, source, call, count)
-            for number in itertools.count(first_round)
-            for source in corpus.sources
-            for call, count in enumerate(self._pairs_by_call)
-        )
-        self._new_passages = (
-            (source, position) for source in corpus.sources for position in new_passages.get(source.path, ())
-        )
+        self._sources = list(corpus.sources)
+        self._is_whole = corpus.is_whole
+        self.growing = asyncio.Lock()
+        """Held while topics change, by what reads on or what groups them."""
+        self._asked_before = asked if first_round > 1 else ()
+        self._first: deque[tuple[Source, int]] = deque()  # turns of files that were never asked about: with the call
+        self._seen = 0  # files of the corpus whose first turns are there
+        self._passes = self._later_passes(max(2, first_round))
+        self._calls_of: Counter[str] = Counter()  # that were planned, by path
+        self._early = 0  # files in a row that had no turn before the folder was read
+        self._new_passages: deque[tuple[Source, int]] = deque()
+        self.add_new_passages(new_passages)
         self.slots = SlotCounts()
         self.round = first_round
 
     @property
     def fruitless_limit(self) -> int:
         """Calls in a row without an accepted pair after which the folder is exhausted: about one for every passage."""
+        if not self._is_whole:
+            return sys.maxsize
         calls = len(self._pairs_by_call)
-        return max(_MIN_FRUITLESS, sum(max(calls, source.chunks) for source in self._corpus.sources))
+        return max(_MIN_FRUITLESS, sum(max(calls, source.chunks) for source in self._sources))
 
-    async def plan(self, wanted: int) -> None:
-        """Store `wanted` more pending tasks."""
+    def add_new_passages(self, new: Mapping[str, Sequence[int]]) -> None:
+        """Have passages (by path and position) of files that have been read asked about first."""
+        if new:
+            files = {source.path: source for source in self._sources if source.path in new}
+            self._new_passages += [(source, position) for path, source in files.items() for position in new[path]]
+
+    async def grow(self, sources: Sequence[Source], new: Mapping[str, Sequence[int]]) -> None:
+        """Take over files that have been read since, with their `new` passages, from the corpus and the store."""
+        if self.tree is not None:
+            await refresh_tree(self.tree, self._store, self._run_id, self._corpus)
+        if self._turns is not None:
+            self._turns.add(sources)
+        self._sources += sources
+        self._is_whole = self._corpus.is_whole
+        self.add_new_passages(new)
+
+    async def plan(self, wanted: int) -> int:
+        """Store up to `wanted` more pending tasks and return how many: fewer where more has to be read first."""
         added = 0
-        while added < wanted:
-            source, position, count, key = self._next_call()
+        while added < wanted and (call := self._next_call()) is not None:
+            source, position, count, key = call
             if await tasks.task_by_key(self._store, self._run_id, GENERATE, key) is not None:
                 continue  # planned before the run was interrupted
             area = ""
@@ -180,7 +208,7 @@ class Planner:
                     position = self._turns.take(source.path, self.slots.counts["area"])
                 area = str(self.tree.topic_of(source.document_id, position) or "")
             row = await store_generation.chunk_at(self._store, source.document_id, self._corpus.chunking, position or 0)
-            assert row is not None, "read_folder has stored it"
+            assert row is not None, "the reader has stored it"
             slot = self.slots.draw(self._topics_of(row, source.path), random.Random(f"{self._chosen.seed}/{key}"), area)  # noqa: S311
             task = NewTask(
                 GENERATE, key, row.id, round=self.round, source=source.path, slot={**asdict(slot), "count": count}
@@ -189,19 +217,56 @@ class Planner:
                 await tasks.add_tasks(t, self._run_id, [task])
             self.slots.add(slot, count)
             added += 1
+        return added
 
-    def _next_call(self) -> tuple[Source, int | None, int, str]:
-        """Return the next call's file, passage (None: its turn decides), pairs and key: new passages come first."""
-        if (new := next(self._new_passages, None)) is not None:
-            source, position = new
+    def _next_call(self) -> tuple[Source, int | None, int, str] | None:
+        """Return the next call's file, passage (None: its turn decides), pairs and key; None where there is none yet.
+
+        New passages come first, then files that were never asked about, then all files in turn.
+        """
+        if self._new_passages:
+            source, position = self._new_passages.popleft()
             return source, position, self._pairs_by_call[0], f"new/{position}/{source.path}"
+        sources = self._sources
         while True:
-            self.round, source, call, count = next(self._calls)
-            key = f"{self.round}/{call}/{source.path}"
+            if not self._first and self._seen < len(sources):
+                source = sources[self._seen]
+                self._seen += 1
+                if source.path not in self._asked_before:
+                    self._first.extend((source, call) for call in range(len(self._pairs_by_call)))
+                continue
+            if self._first:
+                number = 1
+                source, call = self._first.popleft()
+            elif not self._is_whole and self._early > len(sources) * len(self._pairs_by_call):
+                self._early = 0
+                return None
+            else:
+                number, source, call = next(self._passes)
+            self.round = max(self.round, number)
+            count, key = self._pairs_by_call[call], f"{number}/{call}/{source.path}"
+            if number > 1 and not self._is_whole and not self._early_turn(source):
+                self._early += 1
+                continue
+            self._early = 0
             if self._turns is None:
-                return source, ((self.round - 1) * len(self._pairs_by_call) + call) % source.chunks, count, key
-            if self._turns.has_turn(source.path, self.round):
+                self._calls_of[source.path] += 1
+                return source, ((number - 1) * len(self._pairs_by_call) + call) % source.chunks, count, key
+            if self._turns.has_turn(source.path, number):
+                self._calls_of[source.path] += 1
                 return source, None, count, key
+
+    def _later_passes(self, number: int) -> Iterator[tuple[int, Source, int]]:
+        """Yield pass, file and call without an end, of whichever files have been read by then."""
+        for turn in itertools.count(number):
+            for source in self._sources:
+                for call in range(len(self._pairs_by_call)):
+                    yield turn, source, call
+
+    def _early_turn(self, source: Source) -> bool:
+        """Whether a file may be asked about again before the others are read: within its share of all bytes."""
+        share = source.bytes / max(1, self._corpus.bytes)
+        return (self._calls_of[source.path] + 1) * self._pairs_by_call[0] <= share * self._chosen.total_examples
 
     def reweigh(self, weights: Mapping[int, float]) -> None:
         """Take over the weights of topics that people have changed; what is planned already stays."""

@@ -27,12 +27,16 @@ class GenerationProgress:
 
     def __init__(self, target: int, fruitless_limit: int, concurrency: int, counts: dict[str, int]) -> None:
         self.target = target
-        self.fruitless_limit = min(fruitless_limit, MOST_FRUITLESS)
+        self.limit_fruitless(fruitless_limit)
         self.concurrency = concurrency
         self.fruitless = 0
         self.requested = 0
         self.counts = Counter(counts)
         self._undecided: dict[int, int] = {}  # waiting pairs by the task that wrote them
+
+    def limit_fruitless(self, most: int) -> None:
+        """Have the run end after so many calls without an accepted pair, or `MOST_FRUITLESS`."""
+        self.fruitless_limit = min(most, MOST_FRUITLESS)
 
     @property
     def accepted(self) -> int:

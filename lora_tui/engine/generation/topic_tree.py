@@ -8,12 +8,13 @@ where headings are more, files are the leaves; where files are more, their folde
 No text is kept: a passage's topic is found by its document and position, over one small list for each document.
 """
 
+import asyncio
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lora_tui.engine.generation.corpus import Corpus, title_of
+from lora_tui.engine.generation.corpus import Corpus, Source, title_of
 from lora_tui.store import topics as store_topics
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import TopicRow
@@ -68,6 +69,11 @@ class TopicTree:
         if not any(self._weights.values()):
             self._weights = dict.fromkeys(self._weights, 1.0)  # everything is left out: as if nothing were
 
+    def take_over(self, other: "TopicTree") -> None:
+        """Become as another tree, in place: planner and analyst have this one."""
+        self.topics, self._runs = other.topics, other._runs
+        self.reweigh({})
+
     def weight(self, number: int) -> float:
         """Return a leaf's weight times those of the topics above it: 1 where nobody has changed anything."""
         return self._weights.get(number, 1.0)
@@ -93,17 +99,41 @@ class TopicTree:
 
 
 async def load_tree(store: Store, run_id: int, corpus: Corpus) -> TopicTree:
-    """Return the tree of a run's folder, and store it; what people have changed in it before stays."""
-    tree = build_tree(await read_headings(store, corpus), await store_topics.topics_of(store, run_id))
-    async with store.transaction() as t:
-        await store_topics.put_topics(t, run_id, tree.topics.values())
+    """Return the tree of what has been read of a run's folder, and store it; what people have changed in it stays."""
+    tree = TopicTree({}, {})
+    await refresh_tree(tree, store, run_id, corpus)
     return tree
 
 
+async def refresh_tree(tree: TopicTree, store: Store, run_id: int, corpus: Corpus) -> None:
+    """Take over into a tree, and into the store, what has been read of the folder since."""
+    files, stored = await read_headings(store, corpus), await store_topics.topics_of(store, run_id)
+    new = await asyncio.to_thread(build_tree, files, stored)
+    gone = [one.number for one in stored if one.number not in new.topics and not one.passages]
+    async with store.transaction() as t:
+        weights = {topic.number: topic.weight for topic in await store_topics.topics_of(t, run_id)}
+        new.reweigh(weights)  # people may have changed them just now
+        await store_topics.put_topics(t, run_id, new.topics.values())
+        await store_topics.forget_topics(t, run_id, gone)
+    tree.take_over(new)
+
+
 async def read_headings(store: Store, corpus: Corpus) -> list[Headings]:
-    """Return the headings of a corpus's files from the store; of very many files, that they have passages alone."""
+    """Return the headings of a corpus's files from the store; of very many files, that they have passages alone.
+
+    In a folder that is read beside the calls, each file is a topic from the beginning: none becomes others meanwhile.
+    """
+    alone = ((0, ""),)
+    if corpus.grows:
+        read, skipped = {source.path: source for source in corpus.sources}, {name for name, _ in corpus.skipped}
+        unread = Source("", "", 0)
+        return [
+            Headings(path, found.document_id, found.chunks, alone)
+            for path in corpus.paths
+            if len(corpus.paths) > MOST_TOPICS or path not in skipped
+            for found in [read.get(path, unread)]
+        ]
     if len(corpus.sources) > MOST_TOPICS:
-        alone = ((0, ""),)
         return [Headings(source.path, source.document_id, source.chunks, alone) for source in corpus.sources]
     found = []
     for source in corpus.sources:
@@ -111,7 +141,7 @@ async def read_headings(store: Store, corpus: Corpus) -> list[Headings]:
         for position, heading in await store_topics.headings(store, source.document_id, corpus.chunking):
             if not runs or runs[-1][1] != heading:
                 runs.append((position if runs else 0, heading))
-        found.append(Headings(source.path, source.document_id, source.chunks, tuple(runs) or ((0, ""),)))
+        found.append(Headings(source.path, source.document_id, source.chunks, tuple(runs) or alone))
     return found
 
 
@@ -150,6 +180,8 @@ def build_tree(files: Sequence[Headings], stored: Sequence[TopicRow] = ()) -> To
             if not leaves or leaves[-1] != leaf:
                 starts.append(start)
                 leaves.append(leaf)
+        if not file.document_id:
+            continue  # it is still to be read
         found = tuple(starts), tuple(leaves)
         runs[file.document_id] = shared.setdefault(found, found)  # 200,000 files have 400 topics
     for key, size in sizes.items():

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lora_tui.engine.generation import judging
-from lora_tui.engine.generation.analyst import Analyst, CorpusSize
+from lora_tui.engine.generation.analyst import Analyst
 from lora_tui.engine.generation.canaries import CANARIES, JudgeCheck
+from lora_tui.engine.generation.corpus import Corpus
 from lora_tui.engine.generation.earlier import EarlierPairs
 from lora_tui.engine.generation.endpoint_memory import recall_check, remember_check
 from lora_tui.engine.generation.gates import Refusal
@@ -67,7 +68,7 @@ class Workers:
     pair_judge: PairJudge
     planner: Planner
     progress: GenerationProgress
-    corpus: CorpusSize
+    corpus: Corpus
     wait_while_paused: Callable[[], Awaitable[None]]
     check_first: bool = False
     earlier: EarlierPairs = field(default_factory=EarlierPairs)

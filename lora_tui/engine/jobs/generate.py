@@ -3,19 +3,12 @@
 A run that reaches its target finishes, and so does one that has found all its files hold, if that is a pair or more:
 "done: 31 of 40 found in these files". One that cannot go on fails, with the reason and what to do in its message and
 everything it has done in its result; its accepted pairs are written all the same, and ``--resume`` goes on from there.
-
-The result is read from the store, and its numbers add up:
-
-    tasks      planned = done + dead + cancelled + pending, by kind
-    pairs      proposed = accepted + rejected + review + waiting
-    attempts   calls = the sum over every way to end
 """
 
 import asyncio
 import os
-import shlex
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +18,16 @@ from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
 from lora_tui.engine.data.results import remember_result
 from lora_tui.engine.forecast.generation import charge_text, forecast_generation
-from lora_tui.engine.generation.analyst import CorpusSize
+from lora_tui.engine.generation.background_reading import BackgroundReading
 from lora_tui.engine.generation.client.wire import OPENAI_URL, is_loopback, is_own_network, shown_url
-from lora_tui.engine.generation.corpus import Corpus, read_folder
+from lora_tui.engine.generation.corpus import Corpus, Source
 from lora_tui.engine.generation.earlier import EarlierPairs, seeded_for_run
 from lora_tui.engine.generation.folder_changes import EarlierReading, FolderChanges
+from lora_tui.engine.generation.folder_reader import FolderReader
 from lora_tui.engine.generation.generation_model import EndpointGoneError, GenerationModel
 from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.ledger import (
     Ledger,
-    account,
     keep_pair_tokens,
     unknown_outcome,
 )
@@ -47,33 +40,30 @@ from lora_tui.engine.generation.output import (
 )
 from lora_tui.engine.generation.passage_turns import PassageTurns
 from lora_tui.engine.generation.pipeline import Pipeline, RunControl, RunEnd
-from lora_tui.engine.generation.planner import ANALYSE, CHECK, GENERATE, JUDGE, Planner
-from lora_tui.engine.generation.progress import MOST_FRUITLESS, GenerationProgress
-from lora_tui.engine.generation.texts.text_plan import TEXT, wanted_texts
+from lora_tui.engine.generation.planner import Planner
+from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.generation.texts.text_stage import TextStage
 from lora_tui.engine.generation.topic_grouping import group_topics
 from lora_tui.engine.generation.topic_tree import load_tree
 from lora_tui.engine.generation.workers import UnfitJudgeError, Workers
+from lora_tui.engine.jobs.generation_result import all_found, next_commands, result_of, shortfall
 from lora_tui.engine.models.builtin import BUILTIN, ensure_builtin
 from lora_tui.engine.review.aggregators import GENERATION, replay_and_record
-from lora_tui.engine.review.agreement import pairs_agreement, rating_statistics
+from lora_tui.engine.review.agreement import rating_statistics
 from lora_tui.engine.runtime.commands import DONE
 from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext, Stopped, progress_events
 from lora_tui.errors import LoraTuiError, UnreachableError
 from lora_tui.protocol.agreement import missing_text
-from lora_tui.store import folders, judgements, runs, tasks, texts
 from lora_tui.store import generation as store_generation
+from lora_tui.store import runs, tasks
 from lora_tui.store import topics as store_topics
 from lora_tui.store.queries.runs import newest_event
-from lora_tui.text import count, dollars, one_line
+from lora_tui.text import count
 
 if TYPE_CHECKING:
     from lora_tui.engine.generation.builtin_model import BuiltinModel
 
 _PROGRESS_SECONDS = 0.3
-_MAX_NAMED = 50
-_STATES = ("done", "dead", "cancelled", "pending")
-_VERDICTS = ("accepted", "rejected", "review", "waiting")
 
 
 class GenerationFailedError(LoraTuiError):
@@ -110,16 +100,18 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     await _report_pause_ended(ctx)
     control = RunControl(ctx.stop_async, ctx.emit)
     with control.handles(ctx.commands):
-        reading = await EarlierReading.load(ctx)
-        corpus = await _read_corpus(ctx)
-        changes = await reading.compare(ctx, corpus)
-        ledger = Ledger.taken_up(settings, await tasks.attempt_totals(ctx.store, ctx.run_id))
-        try:
-            end: RunEnd | UnreachableError | UnfitJudgeError = await _run_pipeline(
-                ctx, control, corpus, changes, ledger
-            )
-        except (UnreachableError, UnfitJudgeError) as problem:
-            end = problem
+        earlier = await EarlierReading.load(ctx)
+        with await _open_folder(ctx, earlier) as reader:
+            await _read_first(ctx, reader, earlier)
+            corpus = reader.corpus
+            changes = await earlier.compare(ctx, corpus)
+            ledger = Ledger.taken_up(settings, await tasks.attempt_totals(ctx.store, ctx.run_id))
+            try:
+                end: RunEnd | UnreachableError | UnfitJudgeError = await _run_pipeline(
+                    ctx, control, reader, earlier, changes, ledger
+                )
+            except (UnreachableError, UnfitJudgeError) as problem:
+                end = problem
     if isinstance(end, UnreachableError):
         reason = "endpoint gone" if isinstance(end, EndpointGoneError) else "endpoint cannot be used"
         result = await _finish(ctx, corpus, output, reason)
@@ -130,15 +122,15 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
     if end is RunEnd.STOPPED:
         raise Stopped(result)
     if end is RunEnd.NOTHING_NEW and not result["accepted"]:
-        earlier = await EarlierPairs.load(ctx.store, ctx.run_id, settings.model)
-        if earlier.known:
-            raise GenerationFailedError(earlier.nothing_new(), result)
+        known = await EarlierPairs.load(ctx.store, ctx.run_id, settings.model)
+        if known.known:
+            raise GenerationFailedError(known.nothing_new(), result)
     if end is RunEnd.NOTHING_NEW and result["accepted"] and not result["dead_reasons"]:
-        ctx.emit("note", message=_all_found(result, ctx.settings))
-        return {**result, "commands": _next_commands(result, ctx.settings)}
+        ctx.emit("note", message=all_found(result, ctx.settings))
+        return {**result, "commands": next_commands(result, ctx.settings)}
     if end is not RunEnd.TARGET:
-        raise GenerationFailedError(_shortfall(end, result, ctx.settings, ledger), result)
-    return {**result, "commands": _next_commands(result, ctx.settings)}
+        raise GenerationFailedError(shortfall(end, result, ctx.settings, ledger), result)
+    return {**result, "commands": next_commands(result, ctx.settings)}
 
 
 async def _with_own_seed(ctx: RunContext) -> RunContext:
@@ -224,15 +216,36 @@ def _rewrite_on_recount(ctx: RunContext, output: Path, *, ours: bool) -> None:
 
 
 async def _run_pipeline(
-    ctx: RunContext, control: RunControl, corpus: Corpus, changes: FolderChanges | None, ledger: Ledger
+    ctx: RunContext,
+    control: RunControl,
+    reader: FolderReader,
+    earlier: EarlierReading,
+    changes: FolderChanges | None,
+    ledger: Ledger,
 ) -> RunEnd:
     model = await open_model(ctx)
+    corpus = reader.corpus
     try:
-        workers = await _workers(ctx, control, model, corpus, changes, ledger)
+        new = changes.new if changes else await earlier.new_passages(ctx, corpus, corpus.sources)
+        workers = await _workers(ctx, control, model, corpus, new, ledger)
         ctx.commands.handle_until_end("topics", _reweigh(ctx, workers.planner))
-        if ctx.settings.data_generation.model != BUILTIN:
-            await group_topics(workers, model)
-        end = await Pipeline(ctx, workers, control).run()
+
+        async def compare(sources: Sequence[Source]) -> Mapping[str, Sequence[int]]:
+            if corpus.is_whole:
+                await earlier.compare(ctx, corpus)
+                await workers.recount()
+            return await earlier.new_passages(ctx, corpus, sources)
+
+        reading = BackgroundReading(ctx, reader, workers, compare)
+        reading.changed = control.changed.set
+        reading.start()
+        try:
+            if ctx.settings.data_generation.model != BUILTIN:
+                async with workers.planner.growing:
+                    await group_topics(workers, model)
+            end = await Pipeline(ctx, workers, control, reading).run()
+        finally:
+            await reading.stop()
         if (
             end not in (RunEnd.TARGET, RunEnd.NOTHING_NEW, RunEnd.FRUITLESS)
             or await TextStage(ctx, workers, model, corpus).run()
@@ -295,8 +308,14 @@ def _open_remote(ctx: RunContext) -> GenerationModel:
     return RemoteModel(chosen, key, ctx.warn, ctx.stop_async, ctx.emit)
 
 
-async def _read_corpus(ctx: RunContext) -> Corpus:
+async def _open_folder(ctx: RunContext, earlier: EarlierReading) -> FolderReader:
     settings = ctx.settings.data_generation
+    url = settings.base_url or OPENAI_URL
+    sent_to = None if settings.model == BUILTIN or is_loopback(url) else shown_url(url)
+    return await FolderReader.open(ctx.store, ctx.run_id, settings, ctx.warn, sent_to, earlier.order)
+
+
+async def _read_first(ctx: RunContext, reader: FolderReader, earlier: EarlierReading) -> None:
     reported_at = 0.0
 
     def progress(done: int, total: int) -> None:
@@ -306,9 +325,7 @@ async def _read_corpus(ctx: RunContext) -> Corpus:
             reported_at = time.monotonic()
             ctx.emit("progress", phase="reading", done=done, total=total, note="")
 
-    url = settings.base_url or OPENAI_URL
-    sent_to = None if settings.model == BUILTIN or is_loopback(url) else shown_url(url)
-    return await read_folder(ctx.store, ctx.run_id, settings, ctx.warn, progress, sent_to)
+    await reader.read_first(progress, earlier.asked)
 
 
 async def _workers(
@@ -316,7 +333,7 @@ async def _workers(
     control: RunControl,
     model: GenerationModel,
     corpus: Corpus,
-    changes: FolderChanges | None,
+    new: Mapping[str, Sequence[int]],
     ledger: Ledger,
 ) -> Workers:
     """Build the run's planner, judge and workers over what the store knows of the run."""
@@ -330,7 +347,7 @@ async def _workers(
     asked = await store_topics.asked_by_source(store, run_id)
     turns = PassageTurns(corpus.sources, tree, asked) if tree is not None else None
     first = max(1, await tasks.last_round(store, run_id))
-    planner = Planner(store, run_id, corpus, settings, first, earlier.runs, turns, tree, changes.new if changes else {})
+    planner = Planner(store, run_id, corpus, settings, first, earlier.runs, turns, tree, new, asked)
     counts = await store_generation.pair_counts(store, run_id)
     progress = GenerationProgress(settings.total_examples, planner.fruitless_limit, model.concurrency, counts)
     workers = Workers(
@@ -340,7 +357,7 @@ async def _workers(
         pair_judge=PairJudge(aggregator, version, settings.evaluation_threshold),
         planner=planner,
         progress=progress,
-        corpus=CorpusSize(len(corpus.sources), corpus.passages),
+        corpus=corpus,
         wait_while_paused=control.wait_while_paused,
         check_first=bool(settings.judge_must_tell) or not is_own_network(settings.base_url or OPENAI_URL),
         earlier=earlier,
@@ -349,7 +366,7 @@ async def _workers(
     judges = ", ".join(judge.name for judge in model.judges) + (" judges" if len(model.judges) == 1 else " judge")
     ctx.emit(
         "note",
-        message=f"{count(len(corpus.sources), 'file')}, {count(corpus.passages, 'passage')}; {model.name} writes, "
+        message=f"{_read_text(corpus)}; {model.name} writes, "
         f"{judges}; {progress.accepted} of {settings.total_examples} accepted",
     )
     if settings.check_judge:
@@ -357,90 +374,19 @@ async def _workers(
     return workers
 
 
+def _read_text(corpus: Corpus) -> str:
+    files, passages = corpus.size
+    if corpus.is_whole:
+        return f"{count(files, 'file')}, {count(passages, 'passage')}"
+    of = count(len(corpus.paths), "file")
+    return f"{files:,} of {of} with {count(passages, 'passage')} are read, the others meanwhile"
+
+
 async def _finish(ctx: RunContext, corpus: Corpus, output: Path, reason: str) -> dict[str, Any]:
     """Write the accepted pairs and return the run's result."""
     _rewrite_on_recount(ctx, output, ours=False)
     written = await write_accepted(ctx.store, ctx.run_id, output, on_kept=_warn_of_copy(ctx, output))
     _rewrite_on_recount(ctx, output, ours=written > 0)
-    result = await _result(ctx, corpus, reason, str(output) if written else None)
+    result = await result_of(ctx, corpus, reason, str(output) if written else None)
     await keep_pair_tokens(ctx.store, ctx.run_id, ctx.settings.data_generation, result["accepted"])
     return result
-
-
-def _all_found(result: dict[str, Any], settings: Settings) -> str:
-    """Return the note of a run whose files hold fewer pairs than were asked for."""
-    rest = f"; {result['rejected']} more were proposed and not good enough" if result["rejected"] else ""
-    advice = "Train on them, or add files to have more."
-    if settings.data_generation.model == BUILTIN:
-        advice = "Train on them, or add files to have more; a larger model behind base_url finds more in the same ones."
-    return f"done: {result['accepted']} of {result['target']} found in these files{rest}. {advice}"
-
-
-def _next_commands(result: dict[str, Any], settings: Settings) -> list[str]:
-    """Return the commands that train on the pairs and talk to what was trained."""
-    if not result["output_file"]:
-        return []
-    train = f"lora-tui --run train --train-data-file {shlex.quote(result['output_file'])}"
-    if settings.data_generation.model == BUILTIN:
-        train += " --set fine_tuning.model_name=builtin"
-    return [train, "lora-tui --run chat"]
-
-
-def _shortfall(end: RunEnd, result: dict[str, Any], settings: Settings, ledger: Ledger) -> str:
-    """Return why the target was not reached and what to do, in one or two lines."""
-    have = f"{result['accepted']} of {result['target']} pairs accepted"
-    if wanted := sum(wanted_texts(settings.data_generation, result["accepted"]).values()):
-        have += f", {sum(states['accepted'] for states in result['texts'].values())} of {wanted} texts"
-    if end is RunEnd.BUDGET:
-        chosen = settings.data_generation
-        in_dollars = ledger.exceeded == "budget_dollars"
-        budget = dollars(chosen.budget_dollars) if in_dollars else f"{chosen.budget_tokens:,} tokens"
-        return (
-            f"The budget of {budget} is spent: {have}.\n"
-            f"Raise data_generation.{ledger.exceeded or 'budget_tokens'} and go on with --resume."
-        )
-    # The reason of a dead call says more than the cause it is counted under.
-    causes = {cause: n for cause, n in result["reasons"].items() if cause != "judge failed"} | result["dead_reasons"]
-    causes["the reply held no usable pair"] = result["unusable_items"]
-    most = max(causes, key=lambda cause: causes[cause])
-    why = f"; most often: {one_line(most, 150)} ({causes[most]})" if causes[most] else ""
-    tried = f"a whole pass over {result['passages']} passages"
-    if end is RunEnd.FRUITLESS:
-        tried = f"{MOST_FRUITLESS} calls in a row about the folder's {count(result['passages'], 'passage')}"
-    return f"Nothing new was accepted in {tried}: {have}{why}.\nAdd files or change the model, and go on with --resume."
-
-
-async def _result(ctx: RunContext, corpus: Corpus, reason: str, output_file: str | None) -> dict[str, Any]:
-    """Return the result of a run as the store has it; `reason` is why it is over."""
-    store, run_id, settings = ctx.store, ctx.run_id, ctx.settings.data_generation
-    pairs = await store_generation.pair_counts(store, run_id)
-    counts = await tasks.task_counts(store, run_id)
-    totals = await tasks.attempt_totals(store, run_id)
-    analysis = await store_generation.newest_analysis(store, run_id)
-    return {
-        **{verdict: pairs.get(verdict, 0) for verdict in _VERDICTS},
-        "proposed": sum(pairs.values()),
-        "target": settings.total_examples,
-        "reason": reason,
-        "output_file": output_file,
-        **account(totals, settings),
-        "tasks": {
-            kind: {"planned": sum(states.values()), **states}
-            for kind in (CHECK, GENERATE, JUDGE, ANALYSE, TEXT)
-            for states in [{state: counts.get((kind, state), 0) for state in _STATES}]
-        },
-        "texts": await texts.counts(store, run_id),
-        "reasons": await store_generation.rejection_causes(store, run_id),
-        "dead_reasons": await tasks.dead_reasons(store, run_id),
-        "unusable_items": await tasks.refused_items(store, run_id),
-        "passes": await tasks.last_round(store, run_id),
-        "analyses": analysis.version if analysis else 0,
-        "files": len(corpus.sources),
-        "passages": corpus.passages,
-        "skipped": len(corpus.skipped),
-        "kept_pairs": await folders.kept_pairs(store, run_id) or None,
-        "judges": await judgements.checks(store, run_id),
-        "judge_answers": await judgements.answers_by_judge(store, run_id),
-        "skipped_files": dict(corpus.skipped[:_MAX_NAMED]),
-        "agreement": (await pairs_agreement(store, run_id)).as_json(),
-    }

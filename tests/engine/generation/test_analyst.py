@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 
-from lora_tui.engine.generation.analyst import Analyst, CorpusSize
+from lora_tui.engine.generation.analyst import Analyst
+from lora_tui.engine.generation.corpus import Corpus
 from lora_tui.engine.generation.ledger import Ledger
 from tests.engine.generation.generation_harness import GenerationHarness
 from tests.openai_server import made_up_text
@@ -60,7 +61,7 @@ def test_statistics_that_take_long_are_made_less_often(harness: GenerationHarnes
             planned.append(number)
             self._under_way = False  # it is over at once
 
-    analyst = PlanningAnalyst(FakeContext(), object(), Ledger(0, 0), CorpusSize(1, 1), clock=lambda: now[0])  # type: ignore[arg-type]
+    analyst = PlanningAnalyst(FakeContext(), object(), Ledger(0, 0), Corpus(""), clock=lambda: now[0])  # type: ignore[arg-type]
 
     async def story() -> None:
         await analyst.plan_due(5)

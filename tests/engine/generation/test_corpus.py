@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from lora_tui.config.generation import DataGeneration
-from lora_tui.engine.generation.corpus import Corpus, read_folder, title_of
+from lora_tui.engine.generation.corpus import Corpus, title_of
+from lora_tui.engine.generation.folder_reader import read_folder
 from lora_tui.errors import LoraTuiError
 from lora_tui.store import generation as store_generation
 from lora_tui.store import runs

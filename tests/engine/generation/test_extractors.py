@@ -11,9 +11,10 @@ import pytest
 from lora_tui.config.command_consent import allow_commands, command_question
 from lora_tui.config.generation import DataGeneration
 from lora_tui.config.load import load_settings
-from lora_tui.engine.generation.corpus import Corpus, read_folder
+from lora_tui.engine.generation.corpus import Corpus
 from lora_tui.engine.generation.extraction.blocks import UnusableFile
 from lora_tui.engine.generation.extraction.command import command_text
+from lora_tui.engine.generation.folder_reader import read_folder
 from lora_tui.errors import ConfigError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store

@@ -3,10 +3,10 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from lora_tui.engine.generation.corpus import Corpus
 from lora_tui.engine.generation.pipeline import Pipeline
 from lora_tui.engine.jobs import generate
 from lora_tui.engine.runtime.context import RunContext
@@ -138,14 +138,14 @@ def test_what_is_no_change_is_said_and_told_to_nobody(harness: GenerationHarness
 
 
 def test_a_run_can_be_paused_while_it_still_reads(harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = generate._read_corpus
+    real = generate._read_first
 
-    async def slowly(ctx: RunContext) -> Corpus:
+    async def slowly(ctx: RunContext, *rest: Any) -> None:
         while not paused_events(harness):  # noqa: ASYNC110  # another connection writes it
             await asyncio.sleep(0.05)
-        return await real(ctx)
+        await real(ctx, *rest)
 
-    monkeypatch.setattr(generate, "_read_corpus", slowly)
+    monkeypatch.setattr(generate, "_read_first", slowly)
     with live_run(harness) as run:
         assert run.ask("pause") == "done"
         wait_for(lambda: harness.events("note"))  # it knows its folder and its model

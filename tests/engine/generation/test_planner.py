@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_tui.config.generation import DataGeneration, Generation
-from lora_tui.engine.generation.corpus import read_folder
+from lora_tui.engine.generation.folder_reader import read_folder
 from lora_tui.engine.generation.planner import Planner, pairs_by_call
 from lora_tui.store import generation as store_generation
 from lora_tui.store import runs, tasks
