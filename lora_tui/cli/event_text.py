@@ -28,6 +28,8 @@ class RunProgress:
 
     target: int = 0
     verdicts: dict[object, str] = field(default_factory=dict)
+    kept: int = 0
+    """Accepted pairs that were kept of an earlier run."""
     step: dict[str, Any] = field(default_factory=dict)
     phase: dict[str, Any] = field(default_factory=dict)
     phase_since: float = 0.0
@@ -56,6 +58,8 @@ class RunProgress:
         elif event.kind == "pair":
             # A pair can be judged again; its last verdict counts.
             self.verdicts[payload.get("pair", event.id)] = str(payload.get("verdict", ""))
+        elif event.kind == "note":
+            self.kept = int(payload.get("kept") or self.kept)
         elif event.kind == "step":
             self.step = payload
         elif event.kind == "progress":
@@ -77,7 +81,8 @@ class RunProgress:
 
     def count(self, verdict: str) -> int:
         """Return how many pairs have this verdict."""
-        return sum(1 for given in self.verdicts.values() if given == verdict)
+        kept = self.kept if verdict == "accepted" else 0
+        return kept + sum(1 for given in self.verdicts.values() if given == verdict)
 
     def generation_line(self) -> str:
         """Return the counts of pairs: "39 of 100 accepted, 21 rejected, 1 for review, paused"."""

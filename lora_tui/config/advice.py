@@ -179,10 +179,10 @@ def _judging(data: DataGeneration) -> Advice:
     if data.judge_must_tell and not data.check_judge:
         what = "has no effect while no judge is checked"
         yield "data_generation.judge_must_tell", f"{what}; set data_generation.check_judge = true"
-    if data.batch_analysis_interval > data.total_examples:
+    more = [form for form in data.forms if form != "qa"]
+    if data.batch_analysis_interval > data.total_examples and not (more or data.mix.phrasings):
         what = f"with total_examples = {data.total_examples} no analysis ever takes place"
         yield "data_generation.batch_analysis_interval", f"{what}; set {max(1, data.total_examples // 10)}"
-    more = [form for form in data.forms if form != "qa"]
     if (more or data.mix.phrasings) and PurePath(data.output_file).suffix == ".txt":
         what = "will hold JSON Lines, which other tools know by their name"
         name = one_line(PurePath(data.output_file).stem, 40)

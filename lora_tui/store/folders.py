@@ -94,8 +94,20 @@ async def forget_reading(t: Store, run_id: int) -> None:
     await t.execute("DELETE FROM run_documents WHERE run_id=?", (run_id,))
 
 
-async def pairs_to_keep(store: Store, run_id: int, earlier: int, after: int, limit: int) -> list[KeptPair]:
-    """Return accepted pairs of an earlier run whose passage this run has read too, with ids above `after`."""
+_IS_GOOD = (
+    "(pairs.score IS NULL OR pairs.score >= ?{0} OR 'person' = (SELECT decided_by FROM decisions"
+    " WHERE pair_id = pairs.id AND undone_at IS NULL ORDER BY decisions.id DESC LIMIT 1))"
+)
+"""Whether an accepted pair reaches the threshold ?n, or a person has accepted it."""
+
+
+async def pairs_to_keep(
+    store: Store, run_id: int, earlier: int, threshold: float, after: int, limit: int
+) -> list[KeptPair]:
+    """Return accepted pairs of an earlier run whose passage this run has read too, with ids above `after`.
+
+    Those with a score below `threshold` (0-10) are left out, unless a person has accepted them.
+    """
     rows = await store.tuples(
         "SELECT pairs.id, now.id, files.path FROM pairs JOIN chunks AS old ON old.id = pairs.chunk_id"
         " JOIN chunks AS now ON now.id = COALESCE("
@@ -104,9 +116,9 @@ async def pairs_to_keep(store: Store, run_id: int, earlier: int, after: int, lim
         "  WHERE run_id = ?1 AND content_id = old.content_id AND content_id <> ''))"
         " JOIN run_documents AS files ON files.run_id = ?1 AND files.path ="
         " (SELECT MIN(path) FROM run_documents WHERE run_id = ?1 AND document_id = now.document_id)"
-        " WHERE pairs.run_id = ?2 AND pairs.state = 'accepted' AND pairs.id > ?3"
+        f" WHERE pairs.run_id = ?2 AND pairs.state = 'accepted' AND pairs.id > ?3 AND {_IS_GOOD.format(5)}"
         " ORDER BY pairs.id LIMIT ?4",
-        (run_id, earlier, after, limit),
+        (run_id, earlier, after, limit, threshold),
     )
     return [KeptPair(*row) for row in rows]
 
@@ -140,6 +152,12 @@ async def keep_pair(t: Store, run_id: int, kept: KeptPair) -> None:
         " WHERE pair_id=? AND undone_at IS NULL ORDER BY id DESC LIMIT 1",
         (new, kept.pair_id),
     )
+
+
+async def pairs_below(store: Store, run_id: int, threshold: float) -> int:
+    """Return how many accepted pairs of a run do not reach a threshold (0-10)."""
+    sql = f"SELECT COUNT(*) FROM pairs WHERE run_id=?1 AND state='accepted' AND NOT {_IS_GOOD.format(2)}"
+    return int(await store.value(sql, (run_id, threshold)))
 
 
 async def outdated_pairs(store: Store, run_id: int) -> int:

@@ -21,6 +21,19 @@ def test_a_pair_that_is_judged_again_counts_once() -> None:
     assert progress.generation_line() == "1 of 100 accepted, 1 rejected"
 
 
+def test_pairs_that_were_kept_count_as_accepted() -> None:
+    progress = RunProgress(target=12)
+    progress.update(event("note", message="10 pairs of run 1 are kept", kept=10))
+    progress.update(event("note", message="something else"))
+    progress.update(event("pair", pair=1, verdict="accepted"))
+    assert progress.generation_line() == "11 of 12 accepted, 0 rejected"
+
+
+def test_a_folder_that_is_read_beside_the_calls_is_told_of_at_its_end() -> None:
+    assert event_lines(event("folder", files=3, passages=9, unread=5)) == []
+    assert event_lines(event("folder", files=8, passages=20, unread=0)) == ["the folder is read: 8 files, 20 passages"]
+
+
 def test_the_target_is_the_one_that_generation_works_towards() -> None:
     progress = RunProgress()
     progress.update(event("started", mode="quickstart", config={"data_generation": {"total_examples": 100}}))

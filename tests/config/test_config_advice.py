@@ -221,6 +221,7 @@ def test_surprise_is_named_with_its_effect_and_remedy(
         ({D + "evaluation_threshold": 10}, {}),
         ({D + "prompt_price": 2.5}, {}),
         ({D + "budget_dollars": 5, D + "prompt_price": 2.5, D + "completion_price": 10}, {}),
+        ({D + "total_examples": 4, D + "forms": ["qa", "rewrite"], D + "output_file": "a.jsonl"}, {}),
         ({"app.keys": {"train.stop": "s", "chat.send": "s", "train.save": "k"}}, {}),
         ({D + "evaluation_threshold": 0.5}, {}),
         ({D + "base_url": "http://localhost:8000/v1"}, {}),

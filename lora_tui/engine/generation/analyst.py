@@ -75,6 +75,10 @@ class Analyst:
         self._tokens = sum(await tasks.tokens_of_kind(store, run_id, ANALYSE))
         self._under_way = bool(await tasks.pending_tasks(store, run_id, ANALYSE, 1))
 
+    def skip(self, accepted: int) -> None:
+        """Plan no analysis of the pairs that are there already."""
+        self._planned = max(self._planned, accepted)
+
     async def plan_due(self, accepted: int, *, last: bool = False) -> bool:
         """Plan the analysis that is due with so many accepted pairs, if one is; returns whether.
 

@@ -70,6 +70,16 @@ _FIRST_WORD = re.compile(r"\W*([A-ZÀ-ÖØ-Þ][^\W\d_]{2,})")
 _MOST_OF_A_NAME = 3
 """Content words of an answer that is hardly more than a name: its first word is looked at, too."""
 
+_BESIDE_A_NAME = 2
+"""Content words beside the capitalised ones of an answer that is a name with its place and trade."""
+
+_ROLES = frozenset(
+    "engineer author architect designer artist captain doctor professor master mayor minister president king queen"
+    " prince princess bishop sir lady lord mr mrs ms dr company firm city town village country port river mount lake"
+    " island school university both neither nobody everyone anyone several many engineers authors people".split()
+)
+"""Words that an answer may begin with before a name."""
+
 _SHORT = frozenset("OK ID US UK EU TV AM PM".split())
 
 
@@ -87,7 +97,8 @@ def wrong_name(answer: str, evidence: str, question: str, passage: str) -> str |
     names += [match.group() for match in _DATE_WORD.finditer(bare) if match.group()[:3].casefold() not in everywhere]
     if _ASKS_FOR_NAME.match(question) and (first := _FIRST_WORD.match(bare)) is not None:
         said = set(tokens(bare)) - FUNCTION_WORDS - _LIGHT
-        if first[1].casefold() in said and len(said) <= _MOST_OF_A_NAME:
+        is_name = len(said) <= _MOST_OF_A_NAME or len(said) <= len(names) + _BESIDE_A_NAME
+        if first[1].casefold() in said and is_name and first[1].casefold() not in _ROLES:
             names.insert(0, first[1])
     for name in names:
         if not _holds(everywhere, name) and not _is_derived(name.casefold(), everywhere):

@@ -200,18 +200,23 @@ class EarlierReading:
                 await folders.cancel_outdated(t, run_id)
             if outdated := await folders.outdated_pairs(store, run_id):
                 notes.append(f"{count(outdated, 'accepted pair')} of this run are about passages that are gone")
+        kept = 0
         if keeps:
+            threshold = ctx.settings.data_generation.evaluation_threshold
             had = await folders.kept_pairs(store, run_id)
-            await keep_pairs(store, run_id, self.earlier)
+            await keep_pairs(store, run_id, self.earlier, threshold)
             kept = await folders.kept_pairs(store, run_id)
             if kept > had or not (goes_on or had or corpus.grows):
                 notes.append(_kept_text(kept, self.earlier))
+                if below := await folders.pairs_below(store, self.earlier, threshold):
+                    are = "is" if below == 1 else "are"
+                    notes.append(f"{below:,} {are} left out, below evaluation_threshold = {threshold:g}")
         elif changes is not None and not goes_on:
             notes.append(
                 "New ones are asked about first; data_generation.keep_pairs = true keeps the pairs on the others"
             )
         if notes:
-            ctx.emit("note", message=". ".join(notes))
+            ctx.emit("note", message=". ".join(notes), **({"kept": kept} if kept else {}))
         return changes
 
     async def new_passages(
@@ -229,15 +234,15 @@ class EarlierReading:
 
 def _kept_text(kept: int, earlier: int) -> str:
     if not kept:
-        return f"No pair of run {earlier} is kept: their passages are gone"
+        return f"No pair of run {earlier} is kept"
     are, their = ("is", "its passage is as it was") if kept == 1 else ("are", "their passages are as they were")
     return f"{count(kept, 'pair')} of run {earlier} {are} kept: {their}"
 
 
-async def keep_pairs(store: Store, run_id: int, earlier: int) -> None:
+async def keep_pairs(store: Store, run_id: int, earlier: int, threshold: float) -> None:
     """Copy the accepted pairs of an earlier run whose passage is still there into this run; those it has stay."""
     after = 0
-    while page := await folders.pairs_to_keep(store, run_id, earlier, after, _PAGE):
+    while page := await folders.pairs_to_keep(store, run_id, earlier, threshold, after, _PAGE):
         async with store.transaction() as t:
             for kept in page:
                 await folders.keep_pair(t, run_id, kept)

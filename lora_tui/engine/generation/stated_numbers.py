@@ -72,12 +72,53 @@ _ASKED = re.compile(r"\bhow\s+(?:many|much)\s+(?:\w+\s+)??(\w+)", re.IGNORECASE)
 _EACH = re.compile(r"\b(?:each|every|apiece|per)\b")
 _LONGEST_WHOLE = 7
 _FIRST_YEAR, _LAST_YEAR = 1000, 2100
+_BARE_DATE = re.compile(r"\s*(?:(?:in|since|until|by|from|about)\s+)?(\d{1,3})\s*[.!]?\s*", re.IGNORECASE)
+_ASKS_WHEN = re.compile(r"\s*(?:when|(?:in |since |until )?(?:what|which) year)\b", re.IGNORECASE)
+
+_SECONDS = {
+    "second": 1.0, "sec": 1.0, "s": 1.0, "minute": 60.0, "min": 60.0, "hour": 3600.0, "h": 3600.0, "day": 86400.0,
+    "week": 604800.0, "fortnight": 1209600.0, "year": 31536000.0, "millisecond": 0.001, "ms": 0.001,
+}  # fmt: skip
+_UNITS_OF_MEASURE = {
+    **{unit: ("time", size) for unit, size in _SECONDS.items()},
+    **{unit: ("years", size) for unit, size in {"month": 1.0, "decade": 120.0, "century": 1200.0}.items()},
+    **dict.fromkeys(("mm", "millimetre", "millimeter"), ("length", 0.001)),
+    **dict.fromkeys(("cm", "centimetre", "centimeter"), ("length", 0.01)),
+    **dict.fromkeys(("m", "metre", "meter"), ("length", 1.0)),
+    **dict.fromkeys(("km", "kilometre", "kilometer"), ("length", 1000.0)),
+    **dict.fromkeys(("inch", "inche"), ("length", 0.0254)),
+    **dict.fromkeys(("foot", "feet"), ("length", 0.3048)),
+    "yard": ("length", 0.9144),
+    "mile": ("length", 1609.344),
+    **dict.fromkeys(("g", "gram"), ("weight", 1.0)),
+    **dict.fromkeys(("kg", "kilogram"), ("weight", 1000.0)),
+    **dict.fromkeys(("tonne", "ton"), ("weight", 1e6)),
+    **dict.fromkeys(("ml", "millilitre", "milliliter"), ("volume", 0.001)),
+    **dict.fromkeys(("litre", "liter"), ("volume", 1.0)),
+    "kb": ("bytes", 1e3),
+    "mb": ("bytes", 1e6),
+    "gb": ("bytes", 1e9),
+}
+"""Units with what they measure, and their size in one of the kind."""
+
+_ROUNDING = 0.015
+"""By how much a quantity may differ from what it says in another unit."""
+
+_NUMBER_WORD = "|".join([*UNITS, *TENS, "half an?", "an?"])
+_QUANTITY = re.compile(rf"\b(\d[\d,]*(?:\.\d+)?|{_NUMBER_WORD})( and a half)?[\s-]*([a-z]+)\b")
+_OFTEN = re.compile(
+    rf"\b(\d[\d,]*(?:\.\d+)?|once|twice|thrice|{'|'.join([*UNITS, *TENS])})\s+(?:[a-z]+\s+){{0,2}}"
+    r"(?:an?|per|each|every|in an?)\s+([a-z]+)\b"
+)
+_EVERY = re.compile(rf"\bevery\s+(?:(\d[\d,]*(?:\.\d+)?|{_NUMBER_WORD})\s*)?([a-z]+)\b")
 _stem = PorterStemmer().stem
 
 
 def wrong_number(answer: str, evidence: str, question: str) -> str | None:
     """Return a number of an answer that nothing holds, or that belongs to something else in the evidence."""
     answer = _LIST_NUMBER.sub("", answer)
+    if (other := _no_date(answer, evidence, question)) is not None:
+        return other
     known = _stated(evidence) | _stated(question)
     exchanged = _exchanged(answer, evidence, question)
     if exchanged is not None and (
@@ -123,7 +164,66 @@ def _named_derivations(answer: str, evidence: str, question: str, known: Set[str
         things = {noun for _, noun in _counted(answer)} | ({_stem(asked[1].casefold())} if asked else set())
         of_thing = {int(value) for value, noun in _counted(evidence) if noun in things and value.isdigit()}
         found.update(one * other for one in of_thing for other in whole)
-    return {str(one) for one in found}
+    return {str(one) for one in found} | _converted(answer, f"{evidence}\n{question}")
+
+
+def _no_date(answer: str, evidence: str, question: str) -> str | None:
+    """Return the number of a bare "In 212." that the evidence counts something with: the question asks when."""
+    found = _BARE_DATE.fullmatch(answer)
+    if found is None or not _ASKS_WHEN.match(question):
+        return None
+    nouns = {noun for value, noun in _counted(evidence) if value == found[1]}
+    return found[1] if nouns and "" not in nouns else None
+
+
+def _converted(answer: str, source: str) -> set[str]:
+    """Return the quantities of an answer that say one of the source in another unit: 42 days are six weeks.
+
+    Rates too: what happens twice a second, or every half a second, happens 120 times a minute.
+    """
+    known = list(_quantities(source))
+    found = set()
+    for written, value, unit in _quantities(answer):
+        kind, size = _UNITS_OF_MEASURE[unit]
+        same = [
+            other * of for _, other, one in known for k, of in [_UNITS_OF_MEASURE[one]] if k == kind and one != unit
+        ]
+        if any(abs(one - value * size) <= one * _ROUNDING for one in same):
+            found.add(written)
+    rates = list(_rates(source))
+    for written, value, unit in _rates(answer):
+        if any(abs(one / of - value / unit) <= one / of * _ROUNDING for _, one, of in rates):
+            found.add(written)
+    return found
+
+
+def _quantities(text: str) -> Iterator[tuple[str, float, str]]:
+    """Yield the quantities of a text: the number as it is compared, its value, and its unit."""
+    for match in _QUANTITY.finditer(text.casefold()):
+        unit = match[3].rstrip("s") if match[3] not in _UNITS_OF_MEASURE else match[3]
+        if unit in _UNITS_OF_MEASURE and (value := _value(match[1])) is not None:
+            value = value + 0.5 if match[2] else value
+            yield _plain(Decimal(f"{value:g}")) if value < 1e6 else str(int(value)), value, unit
+
+
+def _rates(text: str) -> Iterator[tuple[str, float, float]]:
+    """Yield how often something happens: the number as it is compared, its value, and within how many seconds."""
+    for match in _OFTEN.finditer(text.casefold()):
+        unit = match[2].rstrip("s")
+        if unit in _SECONDS and (value := _value(match[1])) is not None:
+            yield _plain(Decimal(f"{value:g}")) if value < 1e6 else str(int(value)), value, _SECONDS[unit]
+    for match in _EVERY.finditer(text.casefold()):
+        unit = match[2] if match[2] in _SECONDS else match[2].rstrip("s")
+        if unit in _SECONDS and (value := _value(match[1] or "one")):
+            yield "1", 1.0, value * _SECONDS[unit]
+
+
+def _value(word: str) -> float | None:
+    """Return what a number is, in digits or as one word; None for any other word."""
+    if word[0].isdigit():
+        return float(word.replace(",", ""))
+    named = {"once": 1, "twice": 2, "thrice": 3, "a": 1, "an": 1, "half a": 0.5, "half an": 0.5, "a dozen": 12}
+    return named.get(word, UNITS.get(word, TENS.get(word)))
 
 
 def unknown_figure(answer: str, source: str) -> str | None:

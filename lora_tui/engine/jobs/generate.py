@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lora_tui.config.advice import advise
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
+from lora_tui.config.prices import token_prices
 from lora_tui.config.written import written_keys
 from lora_tui.engine.data.results import remember_result
 from lora_tui.engine.forecast.generation import charge_text, forecast_generation
@@ -42,6 +43,7 @@ from lora_tui.engine.generation.passage_turns import PassageTurns
 from lora_tui.engine.generation.pipeline import Pipeline, RunControl, RunEnd
 from lora_tui.engine.generation.planner import Planner
 from lora_tui.engine.generation.progress import GenerationProgress
+from lora_tui.engine.generation.texts.text_plan import wanted_texts
 from lora_tui.engine.generation.texts.text_stage import TextStage
 from lora_tui.engine.generation.topic_grouping import group_topics
 from lora_tui.engine.generation.topic_tree import load_tree
@@ -52,13 +54,13 @@ from lora_tui.engine.review.aggregators import GENERATION, replay_and_record
 from lora_tui.engine.review.agreement import rating_statistics
 from lora_tui.engine.runtime.commands import DONE
 from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext, Stopped, progress_events
-from lora_tui.errors import LoraTuiError, UnreachableError
+from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
 from lora_tui.protocol.agreement import missing_text
 from lora_tui.store import generation as store_generation
 from lora_tui.store import runs, tasks
 from lora_tui.store import topics as store_topics
 from lora_tui.store.queries.runs import newest_event
-from lora_tui.text import count
+from lora_tui.text import count, one_line
 
 if TYPE_CHECKING:
     from lora_tui.engine.generation.builtin_model import BuiltinModel
@@ -93,6 +95,7 @@ async def generate(ctx: RunContext) -> dict[str, Any]:
         ctx.warn(unknown_outcome(lost, await tasks.attempt_totals(ctx.store, ctx.run_id)))
     await ctx.flush()  # "started" comes before the first event that is stored directly
     output = Path(settings.output_file)
+    _refuse_unknown_price(ctx.settings)
     if not ctx.resumed and (charge := await asyncio.to_thread(_charge, ctx.settings)):
         ctx.emit("note", message=f"{charge}\nIt stops by itself with data_generation.budget_tokens, or budget_dollars.")
     check_writable(output)
@@ -169,6 +172,20 @@ async def _with_promised_threshold(ctx: RunContext) -> RunContext:
         f" ({promise.good} of {count(promise.ratings, 'rating')} at random were, 95 %).",
     )
     return ctx.with_settings(chosen)
+
+
+def _refuse_unknown_price(settings: Settings) -> None:
+    """Raise `UsageError` for a budget of dollars that could not be kept, because nobody knows what a token costs."""
+    chosen = settings.data_generation
+    said = {"data_generation.prompt_price", "data_generation.completion_price"} & set(written_keys(settings))
+    if not chosen.budget_dollars or chosen.budget_tokens or chosen.model == BUILTIN or said:
+        return
+    if not token_prices(chosen).known:
+        raise UsageError(
+            f"data_generation.budget_dollars = {chosen.budget_dollars:g} cannot be kept: what"
+            f" {one_line(chosen.model, 60)} costs is not listed.\nSet data_generation.prompt_price and completion_price"
+            " (dollars for a million tokens; 0 says that it is free), or data_generation.budget_tokens."
+        )
 
 
 def _charge(settings: Settings) -> str:
@@ -369,8 +386,11 @@ async def _workers(
         message=f"{_read_text(corpus)}; {model.name} writes, "
         f"{judges}; {progress.accepted} of {settings.total_examples} accepted",
     )
-    if settings.check_judge:
+    has_all = not progress.missing and not any(wanted_texts(settings, progress.accepted).values())
+    if settings.check_judge and not has_all:
         await workers.plan_checks()
+    if not progress.missing and not await tasks.last_round(store, run_id):
+        workers.analyst.skip(progress.accepted)  # an earlier run has analysed the pairs that are kept
     return workers
 
 

@@ -183,3 +183,25 @@ def test_the_benchmark_of_edits_runs(tmp_path: Path) -> None:
     assert 0 < edit["new_after_an_edit"] < edit["passages"]
     assert isinstance(found["read_first_and_again"], list)
     assert [reading["passages"] > 30 for reading in found["read_first_and_again"]] == [True, True]
+
+
+def test_pairs_below_a_raised_threshold_are_not_kept_unless_a_person_accepted_them(harness: GenerationHarness) -> None:
+    harness.run(total_examples=5, evaluation_threshold=0.0)
+    harness.change("UPDATE pairs SET score=6.0 WHERE id IN (SELECT id FROM pairs WHERE state='accepted' LIMIT 2)")
+    by_person = harness.value("SELECT MIN(id) FROM pairs WHERE state='accepted'")
+    harness.change(
+        "INSERT INTO decisions(pair_id, verdict, decided_by, reason, at, threshold, cause, weights_version)"
+        f" VALUES ({by_person}, 'accepted', 'person', '', 0, 0, '', 0)"
+    )
+    second = harness.run(total_examples=6, evaluation_threshold=6.5, keep_pairs=True)
+    assert second.result["kept_pairs"] == 4
+    assert any("1 is left out, below evaluation_threshold = 6.5" in note for note in notes(harness))
+
+
+def test_a_run_that_has_its_pairs_of_an_earlier_one_asks_nothing(harness: GenerationHarness) -> None:
+    harness.run(total_examples=6, evaluation_threshold=0.0, check_judge=False)
+    calls = harness.value("SELECT COUNT(*) FROM attempts")
+    second = harness.run(total_examples=6, evaluation_threshold=0.0, keep_pairs=True, check_judge=True)
+    assert (second.state, second.result["accepted"]) == ("finished", 6)
+    assert harness.value("SELECT COUNT(*) FROM attempts") == calls, "no judge is checked, nothing analysed"
+    assert [event["kept"] for event in harness.events("note") if "kept" in event] == [6]

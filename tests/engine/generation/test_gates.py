@@ -117,3 +117,32 @@ def test_every_reason_is_a_phrase_for_people() -> None:
     refusal = check_gates(pair(answer="It was built in 1730."), PASSAGE)
     assert refusal is not None
     assert refusal.reason == "neither evidence nor question says 1730"
+
+
+MEASURED = (
+    "Seeds are sown six weeks before the last frost. The lamp of the Marn funicular, which opened in 1907, flashes"
+    " twice a second. The pump stops after 90 minutes. The timer fires every 0.5 seconds. The line climbs 212 metres. It was"
+    " designed by Ida Holm."
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "expected"),
+    [
+        ("How many days before the last frost are seeds sown?", "42 days.", None),
+        ("How many days before the last frost are seeds sown?", "52 days.", "wrong number"),
+        ("How often does the lamp of the funicular flash in a minute?", "120 times a minute.", None),
+        ("How often does the lamp of the funicular flash in a minute?", "150 times a minute.", "wrong number"),
+        ("How often does the timer fire within a minute?", "It fires 120 times a minute.", None),
+        ("After how many hours does the pump stop?", "After 1.5 hours.", None),
+        ("When did the Marn funicular open?", "In 1907.", None),
+        ("When did the Marn funicular open?", "In 212.", "wrong number"),
+        ("Who designed the Marn funicular?", "Engineer Ida Holm.", None),
+        ("Who designed the Marn funicular?", "Oslo engineer Ida Holm.", "wrong name"),
+    ],
+)
+def test_other_units_are_worked_out_and_bare_answers_held_to_their_kind(
+    question: str, answer: str, expected: str | None
+) -> None:
+    refusal = check_gates(ProposedPair(question, answer, MEASURED, ""), MEASURED)
+    assert (refusal.cause if refusal else None) == expected

@@ -412,3 +412,13 @@ def test_a_large_folder_of_which_nothing_comes_is_not_asked_about_to_its_end(
     assert harness.server.count("generate") <= 12 + 2 * 16, "those under way are still judged"
     assert outcome.error is not None
     assert "calls in a row about the folder's 4" in outcome.error
+
+
+def test_a_budget_of_dollars_that_nobody_could_keep_is_refused(harness: GenerationHarness) -> None:
+    refused = harness.run(budget_dollars=1.0)
+    assert refused.state == "failed"
+    assert refused.error is not None
+    assert "prompt_price and completion_price" in refused.error
+    assert "budget_tokens" in refused.error
+    assert not harness.server.received
+    assert harness.run(budget_dollars=1.0, prompt_price=0.0).state == "finished", "somebody has said that it is free"
