@@ -191,8 +191,8 @@ def _converted(answer: str, source: str) -> set[str]:
         if any(abs(one - value * size) <= one * _ROUNDING for one in same):
             found.add(written)
     rates = list(_rates(source))
-    for written, value, unit in _rates(answer):
-        if any(abs(one / of - value / unit) <= one / of * _ROUNDING for _, one, of in rates):
+    for written, value, seconds in _rates(answer):
+        if any(abs(one / of - value / seconds) <= one / of * _ROUNDING for _, one, of in rates):
             found.add(written)
     return found
 

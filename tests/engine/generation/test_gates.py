@@ -121,8 +121,8 @@ def test_every_reason_is_a_phrase_for_people() -> None:
 
 MEASURED = (
     "Seeds are sown six weeks before the last frost. The lamp of the Marn funicular, which opened in 1907, flashes"
-    " twice a second. The pump stops after 90 minutes. The timer fires every 0.5 seconds. The line climbs 212 metres. It was"
-    " designed by Ida Holm."
+    " twice a second. The pump stops after 90 minutes. The timer fires every 0.5 seconds. The line climbs 212 metres."
+    " It was designed by Ida Holm."
 )
 
 
