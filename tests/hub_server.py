@@ -69,6 +69,7 @@ class FakeHub:
         kind, repo, rev = "{kind:str}", "{owner:str}/{name:str}", "{revision:str}"
         routes = [
             Route("/api/repos/create", self._create, methods=["POST"]),
+            Route("/api/validate-yaml", self._validate, methods=["POST"]),
             Route(f"/api/{kind}/{repo}/preupload/{rev}", self._preupload, methods=["POST"]),
             Route(f"/api/{kind}/{repo}/commit/{rev}", self._commit, methods=["POST"]),
             Route(f"/api/{kind}/{repo}/revision/{{revision:path}}", self._info),
@@ -153,7 +154,16 @@ class FakeHub:
             return JSONResponse({"error": "Invalid rev id"}, 404, {"X-Error-Code": "RevisionNotFound"})
         commit, files = found
         siblings = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
-        return JSONResponse({"id": named[1], "sha": commit, "siblings": siblings, "tags": [], "downloads": 0})
+        return JSONResponse(
+            {
+                "id": named[1],
+                "sha": commit,
+                "siblings": siblings,
+                "tags": [],
+                "downloads": 0,
+                "private": self.repos[named].private,
+            }
+        )
 
     async def _resolve(self, request: Request) -> Response:
         named = self._named(request)
@@ -179,6 +189,17 @@ class FakeHub:
         self.repos[named].commit({".gitattributes": b"*.safetensors filter=lfs\n"})
         prefix = "datasets/" if named[0] == "dataset" else ""
         return JSONResponse({"url": f"{self.url}/{prefix}{named[1]}", "id": named[1]})
+
+    async def _validate(self, request: Request) -> Response:
+        """As the hub does with a README.md before it is committed."""
+        import yaml
+
+        self._note(request)
+        content = (await request.json())["content"]
+        head = yaml.safe_load(content.split("---\n")[1]) if content.startswith("---\n") else {}
+        named = [head.get("base_model"), *(head.get("datasets") or ())]
+        errors = [{"message": f'"{one}" is not a valid repo id'} for one in named if one and one.count("/") != 1]
+        return JSONResponse({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     async def _preupload(self, request: Request) -> Response:
         named, asked = self._named(request), await request.json()

@@ -171,6 +171,14 @@ class GroupedCommand(click.Command):
     help="export: a dataset as a folder with its card, this share of it for validation, by document.",
 )
 @click.option("--with-provenance", is_flag=True, help="export: each record names its document, passage, models, score.")
+@click.option(
+    "--to-hub",
+    metavar="OWNER/NAME",
+    help="export: an adapter or a dataset for the Hugging Face hub; lists what would be sent, and sends nothing.",
+)
+@click.option("--send", is_flag=True, help="export --to-hub: send what is listed; others do not see it.")
+@click.option("--public", is_flag=True, help="export --to-hub: for everybody to see.")
+@click.option("--license", metavar="NAME", help="export --to-hub: the licence, such as apache-2.0, for the card.")
 @click.option("--parquet", is_flag=True, help="export: a dataset as Parquet in place of JSON Lines.")
 @click.option(
     "--what",

@@ -53,6 +53,10 @@ class Request:
     split: float | None = None
     with_provenance: bool = False
     parquet: bool = False
+    to_hub: str | None = None
+    send: bool = False
+    public: bool = False
+    license: str | None = None
     what: str | None = None
     log_level: str | None = None
 
@@ -89,6 +93,10 @@ def check_request(request: Request) -> None:
         ("--split", request.split, ("export",)),
         ("--with-provenance", request.with_provenance or None, ("export",)),
         ("--parquet", request.parquet or None, ("export",)),
+        ("--to-hub", request.to_hub, ("export",)),
+        ("--send", request.send or None, ("export",)),
+        ("--public", request.public or None, ("export",)),
+        ("--license", request.license, ("export",)),
         ("--what", request.what, ("rate",)),
     ):
         if given is not None and not _is_unicode(given):

@@ -177,6 +177,10 @@ def _options(request: Request) -> dict[str, Any]:
         "split": request.split,
         "with_provenance": request.with_provenance or None,
         "parquet": request.parquet or None,
+        "to_hub": request.to_hub,
+        "send": request.send or None,
+        "public": request.public or None,
+        "license": request.license,
     }
     return {
         name: str(value.expanduser()) if isinstance(value, Path) else value

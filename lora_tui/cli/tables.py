@@ -35,7 +35,7 @@ _RUN_COLUMNS = {
 
 _KINDS = {"expected": "should answer", "avoid": "should not say it", "control": "control"}
 
-_HIDDEN_KEYS = ("rows", "commands", "tasks", "attempts", "adapter_run", "judges", "comparison", "knowledge")
+_HIDDEN_KEYS = ("rows", "commands", "tasks", "attempts", "adapter_run", "judges", "comparison", "knowledge", "listed")
 """Keys of a result that are shown in another way, or are bookkeeping that ``--json`` has."""
 
 _HIDDEN_AT_ZERO = ("waiting", "cached_tokens", "reasoning_tokens", "unknown_calls", "unknown_tokens_up_to")

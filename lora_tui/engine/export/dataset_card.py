@@ -10,6 +10,9 @@ from typing import Any
 from lora_tui.engine.export.provenance import FIELDS
 from lora_tui.text import count, one_line
 
+THIS_DATASET = "this-folder"
+"""Stands for the dataset's folder in its card: nobody knows yet where it will be read."""
+
 _DOCUMENTS = "documents_"
 _MOST_DOCUMENTS = 30
 
@@ -61,12 +64,14 @@ def card_text(name: str, form: str, manifest: Mapping[str, Any]) -> str:
     """Return the dataset card, out of what the manifest says."""
     files: Mapping[str, Mapping[str, Any]] = manifest["files"]
     total = sum(file["records"] for file in files.values())
-    parts = [_head(files, total), f"# {one_line(name, 100)}\n"]
+    synthetic = bool(manifest["runs"])
+    parts = [_head(files, total, synthetic=synthetic), f"# {one_line(name, 100)}\n"]
     runs = list(manifest["runs"].values())
     writers = sorted({run["writer"] for run in runs})
     judges = sorted({judge for run in runs for judge in run["judges"]})
     known, documents = manifest["provenance"]["known"], manifest["documents"]
-    made = f"{count(total, 'example')}, made from {count(len(documents), 'document')} with {manifest['made_by']}."
+    source = f" from {count(len(documents), 'document')}" if documents else ""
+    made = f"{count(total, 'example')}, made{source} with {manifest['made_by']}."
     if writers:
         made += f" Written by {_names(writers)} and judged by {_names(judges)}, with the passage in view."
     if manifest["score"] is not None:
@@ -86,7 +91,8 @@ def card_text(name: str, form: str, manifest: Mapping[str, Any]) -> str:
         parts += [f"- `{field}`: {meaning}" for field, meaning in FIELDS.items()]
     parts.append(f"\n## How to read it\n\n```python\n{_loading(files)}```\n")
     parts.append("LLaMA-Factory: name this folder as `dataset_dir`; `dataset_info.json` has the entries.")
-    parts.append(_WHAT_TO_KNOW)
+    if writers:
+        parts.append(_WHAT_TO_KNOW)
     if documents:
         parts.append("\n## Documents\n\n| document | examples | split |\n| --- | --- | --- |")
         shown = list(documents.items())[:_MOST_DOCUMENTS]
@@ -96,7 +102,7 @@ def card_text(name: str, form: str, manifest: Mapping[str, Any]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _head(files: Mapping[str, Mapping[str, Any]], total: int) -> str:
+def _head(files: Mapping[str, Mapping[str, Any]], total: int, *, synthetic: bool) -> str:
     """Return the YAML at the beginning: plain words and names of our own alone, so nothing has to be escaped."""
     lines = [
         "---",
@@ -104,7 +110,7 @@ def _head(files: Mapping[str, Mapping[str, Any]], total: int) -> str:
         "- question-answering",
         "- text-generation",
         "tags:",
-        "- synthetic",
+        *(["- synthetic"] if synthetic else []),
         "- lora-tui",
     ]
     size = next((name for most, name in _SIZES if total < most), "n>1M")
@@ -120,9 +126,9 @@ def _head(files: Mapping[str, Mapping[str, Any]], total: int) -> str:
 
 
 def _loading(files: Mapping[str, Any]) -> str:
-    lines = ["from datasets import load_dataset\n", 'examples = load_dataset("this-folder")  # for TRL: SFTTrainer']
+    lines = ["from datasets import load_dataset\n", f'examples = load_dataset("{THIS_DATASET}")  # for TRL: SFTTrainer']
     if any(file.startswith(_DOCUMENTS) for file in files):
-        lines.append('texts = load_dataset("this-folder", "documents")  # plain texts')
+        lines.append(f'texts = load_dataset("{THIS_DATASET}", "documents")  # plain texts')
     return "\n".join(lines) + "\n"
 
 

@@ -14,6 +14,7 @@ from lora_tui.config.hub_names import data_name
 from lora_tui.engine.data.examples import Conversation, Example, PlainText
 from lora_tui.engine.data.read import hub_name, read_examples, training_file
 from lora_tui.engine.data.results import keep_foreign, remember_result
+from lora_tui.engine.data.text_lines import require_text_file
 from lora_tui.engine.evaluation.held_out import documents_by_question, questions_of, read_held_out
 from lora_tui.engine.export.dataset_folder import TRAIN, VALIDATION, FolderPlan, write_dataset, write_records
 from lora_tui.engine.export.datasets import CONVERSATIONS, FORMS, dataset_text, holds, record_of
@@ -21,6 +22,7 @@ from lora_tui.engine.export.lm_eval import FORM as LM_EVAL
 from lora_tui.engine.export.lm_eval import TaskFacts, lm_eval_command, task_name, write_tasks
 from lora_tui.engine.export.provenance import Origins, find_origins
 from lora_tui.engine.export.public_names import UNKNOWN_BASE, public_base
+from lora_tui.engine.jobs.export_hub import adapter_to_hub, check_hub_options, dataset_to_hub
 from lora_tui.engine.models.adapter_source import AdapterSource, check_intact, find_adapter
 from lora_tui.engine.models.builtin import BUILTIN, HUB_NAME, cached_folder
 from lora_tui.engine.models.hub_info import check_source
@@ -37,8 +39,9 @@ MODEL_FORMS = ("adapter", "merged", "gguf", "gguf-lora")
 async def export(ctx: RunContext) -> dict[str, Any]:
     """Write what ``--format`` names (``adapter`` by default) to ``--output``; returns the form and the path."""
     form = str(ctx.options.get("format") or "adapter")
+    check_hub_options(ctx)
     if form in FORMS:
-        return await _export_dataset(ctx, form)
+        return await _dataset_to_hub(ctx, form) if ctx.options.get("to_hub") else await _export_dataset(ctx, form)
     if given := [name for name in ("split", "with_provenance", "parquet") if ctx.options.get(name) is not None]:
         raise UsageError(f"--{given[0].replace('_', '-')} is for datasets: add --format messages.")
     if form not in (*MODEL_FORMS, LM_EVAL):
@@ -49,6 +52,13 @@ async def export(ctx: RunContext) -> dict[str, Any]:
     source = await find_adapter(ctx.store, ctx.options)
     if source is None:
         raise UsageError("There is no finished training run to export. Train first, or name one with --adapter FOLDER.")
+    if ctx.options.get("to_hub"):
+        if form != "adapter":
+            raise UsageError(
+                f"--to-hub sends an adapter or a dataset. Write the {form} with --output FOLDER, then: "
+                f"hf upload --private {ctx.options['to_hub']} FOLDER"
+            )
+        return await adapter_to_hub(ctx, source)
     if form == LM_EVAL:
         return await _export_tasks(ctx, source)
     target = _target(ctx, f"export-{form}")
@@ -118,6 +128,21 @@ async def _export_tasks(ctx: RunContext, source: AdapterSource) -> dict[str, Any
         "task_names": [name, *tasks],
         "commands": [lm_eval_command(local, str(target))],
     }
+
+
+async def _dataset_to_hub(ctx: RunContext, form: str) -> dict[str, Any]:
+    """List or send a dataset: always as a folder, all of it to train on where no share is given."""
+    if form == "text":
+        raise UsageError("--to-hub needs a form of records, which text is not: add --format messages.")
+    share = ctx.options.get("split")
+
+    async def write(folder: Path) -> None:
+        await _export_dataset(ctx.with_settings(ctx.settings, split=share or 0.0, output=str(folder)), form)
+
+    data_file = training_file(ctx.settings, ctx.options.get("train_data_file"))
+    if hub_name(data_file) is None:
+        require_text_file(data_file, "training file", "Name one with --train-data-file FILE.")
+    return await dataset_to_hub(ctx, form, data_file, write)
 
 
 async def _export_dataset(ctx: RunContext, form: str) -> dict[str, Any]:

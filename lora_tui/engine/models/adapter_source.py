@@ -34,6 +34,9 @@ WEIGHTS = "adapter_model.safetensors"
 ADAPTER_METADATA = "lora_tui.json"
 """The file in an adapter's folder that names its base model, data, test prompts, step and score."""
 
+THIS_FOLDER = "THIS_FOLDER"
+"""Stands for an adapter's folder in its card: nobody knows yet where it will be read."""
+
 _STEP_FOLDER = re.compile(r"step-(\d+)(\.old)?")
 
 CHECKPOINTS = ("best", "last")

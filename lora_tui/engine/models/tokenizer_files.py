@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_FILES = (
+TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
     *("chat_template.jinja", "chat_template.json"),
@@ -27,7 +27,7 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path | None, ta
     Raises `OSError`.
     """
     if folder is not None and (folder / "tokenizer_config.json").is_file():
-        for name in _FILES:
+        for name in TOKENIZER_FILES:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, target / name)
     else:

@@ -13,12 +13,10 @@ from lora_tui import __version__
 from lora_tui.config.hub_names import data_name
 from lora_tui.config.models import Lora
 from lora_tui.engine.evaluation.scoring import EvaluationResult
+from lora_tui.engine.models.adapter_source import THIS_FOLDER as FOLDER
 from lora_tui.engine.training.pissa import uses_base_weights
 from lora_tui.protocol.agreement import Estimate, ScoreAgreement, agreement_text, interval_text
 from lora_tui.text import clean, count
-
-FOLDER = "THIS_FOLDER"
-"""Placeholder for the adapter's folder: nobody knows yet where it will be read."""
 
 _VLLM_RANKS = (16, 32, 64, 128, 256, 320, 512)
 """What ``--max-lora-rank`` accepts, from its default on."""
