@@ -97,7 +97,7 @@ def trial(name: str, data_file: Path, changes: Mapping[str, Any], seconds: float
     from lora_tui.config.load import with_values
     from lora_tui.config.models import Settings
     from lora_tui.engine.data.read import read_examples
-    from lora_tui.engine.inference.decode import configured_stop_ids
+    from lora_tui.engine.inference.token_choice import configured_stop_ids
     from lora_tui.engine.models.base_model import load_base
     from lora_tui.engine.training.dataset import TextDataset
     from lora_tui.engine.training.everyday import everyday_examples

@@ -18,7 +18,7 @@ from lora_tui.engine.export.gguf_layout import GgufLayout
 from lora_tui.engine.export.gguf_proof import Expectation, Proof, Reader, compare, expect, prove, ten_prompts
 from lora_tui.engine.export.merge import load_in_float32
 from lora_tui.engine.export.modelfile import PLAIN_CHAT_TEMPLATE, modelfile
-from lora_tui.engine.inference.decode import stop_token_ids
+from lora_tui.engine.inference.token_choice import stop_token_ids
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import BaseModel

@@ -1,36 +1,33 @@
-"""Decoding: greedy, sampled and beam search, for a batch of prompts, one token a step.
+"""Decoding: greedy, sampled and beam search, for one prompt or many, one token a step.
 
-The greedy and sampling loop is our own, so that it can stream and stop between two tokens. Beam search is
-transformers'. Prompts are padded on the left, and the padding is masked: a batch gives what each prompt gives alone.
-Nothing here draws from torch's global random state, which belongs to the trainer of this process.
+The loop is our own, so that it can stream and stop between two tokens. What comes next is told by a `PromptReader`: the
+fast form of the model where its family is known, transformers' forward elsewhere, which is said once. Many prompts go
+through continuous batching. A batch gives what each prompt gives alone.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache
 from itertools import takewhile
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
 from lora_tui.engine.data.chat_template import common_prefix
+from lora_tui.engine.inference.batch_decoder import BatchDecoder
+from lora_tui.engine.inference.beams import BeamSearch, beams_are_known, configured_beams
+from lora_tui.engine.inference.fast_model import FastModel, active_adapter, fast_model
+from lora_tui.engine.inference.matrices import UnsupportedError
+from lora_tui.engine.inference.padding import padded
+from lora_tui.engine.inference.readers import FastReader, PromptReader, TransformersReader
+from lora_tui.engine.inference.sequences import SequenceRequest
+from lora_tui.engine.inference.token_choice import choose, penalised, random_generator, stop_token_ids
 from lora_tui.engine.models.loaded_checks import position_limit
 from lora_tui.protocol.reply import Decoding
 
-
-def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens that end an answer: the generation configuration's and the tokenizer's."""
-    own = {int(tokenizer.eos_token_id)} if tokenizer.eos_token_id is not None else set()
-    return configured_stop_ids(model) | own
-
-
-def configured_stop_ids(model: PreTrainedModel) -> frozenset[int]:
-    """The tokens that end an answer by the generation configuration alone, which is what other programs go by."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    listed = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(token) for token in listed if token is not None)
+_log = logging.getLogger(__name__)
 
 
 def answers(
@@ -48,14 +45,79 @@ def answers(
     if decoding.num_beams > 1:
         found = [beam_search(model, tokenizer, prompt, decoding, stop.is_set) for prompt in prompts]
         return [text_of(tokenizer, ids) for ids in found]
-    written: list[list[int]] = [[] for _ in prompts]
-    for tokens in decode(model, tokenizer, prompts, decoding):
-        for answer, token in zip(written, tokens, strict=True):
-            if token is not None:
-                answer.append(token)
-        if stop.is_set():
-            break
+    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    fast = _fast_form(model, ids, decoding.max_new_tokens) if len(prompts) > 1 else None
+    if fast is not None:
+        written = _continuously(*fast, tokenizer, ids, stop_token_ids(model, tokenizer), decoding, stop)
+    else:
+        written = [[] for _ in prompts]
+        for tokens in decode(model, tokenizer, prompts, decoding):
+            for answer, token in zip(written, tokens, strict=True):
+                if token is not None:
+                    answer.append(token)
+            if stop.is_set():
+                break
     return [text_of(tokenizer, answer) for answer in written]
+
+
+def _continuously(
+    model: FastModel,
+    adapter: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    ends: frozenset[int],
+    decoding: Decoding,
+    stop: threading.Event,
+) -> list[list[int]]:
+    """The tokens of each prompt's reply; a prompt that ends makes room for the next."""
+    decoder = BatchDecoder(model, ends)
+    replies: dict[int, list[int]] = {decoder.add(SequenceRequest(ids, decoding, adapter)): [] for ids in prompts}
+    while (decoder.running or decoder.waiting) and not stop.is_set():
+        for told in decoder.step():
+            if told.token is None:
+                continue
+            replies[told.sequence].append(told.token)
+            if decoding.until and not told.ended:
+                text = tokenizer.decode([told.token])
+                if any(mark in text for mark in decoding.until):
+                    decoder.cancel(told.sequence)
+    return list(replies.values())
+
+
+def _fast_form(
+    model: PreTrainedModel, prompts: Sequence[list[int]], new_tokens: int
+) -> tuple[FastModel, str | None] | None:
+    """The model's fast form and the adapter that computes now; None where transformers' own path is taken."""
+    found = fast_model(model)
+    if isinstance(found, str):
+        _announce(found)
+        return None
+    longest = max(map(len, prompts)) + new_tokens
+    if not all(prompts) or (found.max_tokens is not None and longest > found.max_tokens):
+        return None
+    try:
+        return found, active_adapter(model)
+    except UnsupportedError as error:
+        _announce(str(error))
+        return None
+
+
+@cache
+def _announce(reason: str) -> None:
+    _log.info("answers are decoded by transformers' own forward pass, which is slower: the model has %s", reason)
+
+
+def _reader(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Sequence[list[int]], new_tokens: int
+) -> PromptReader:
+    fast = _fast_form(model, ids, new_tokens)
+    return TransformersReader(model, tokenizer, ids) if fast is None else FastReader(fast[0], ids, fast[1])
+
+
+def _seen(ids: Sequence[list[int]], device: torch.device) -> Tensor:
+    """The tokens of each prompt ``(prompts, longest)``, filled up with its own last one: that is no repetition."""
+    longest = max(map(len, ids))
+    return torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in ids], device=device)
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -83,21 +145,12 @@ def decode(
         ids = [[*prompt, *reply] for prompt, reply in zip(ids, written, strict=True)]
     ids, longest = within_positions(model, ids, decoding.max_new_tokens)
     used_draws = max(map(len, written), default=0) if decoding.temperature > 0.0 else 0
-    input_ids, mask = padded(tokenizer, ids, "left", model.device)
-    cache = DynamicCache(config=model.config)
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    seen = torch.where(mask.bool(), input_ids, input_ids[:, -1:])  # padding was not generated: it is no repetition
+    reader = _reader(model, tokenizer, ids, longest)
+    seen = _seen(ids, model.device)
     live = [True] * len(prompts)
+    chosen: Tensor | None = None
     for _ in range(longest):
-        output = model(
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits = penalised(output.logits[:, -1].float(), seen, decoding.repetition_penalty)
+        logits = penalised(reader.scores(chosen), seen, decoding.repetition_penalty)
         for _ in range(used_draws):
             torch.multinomial(torch.ones(logits.shape), 1, generator=generator)
         used_draws = 0
@@ -113,10 +166,7 @@ def decode(
             live = [alive and not done for alive, done in zip(live, ended, strict=True)]
             if not any(live):
                 return
-        input_ids = chosen[:, None]
-        seen = torch.cat([seen, input_ids], dim=1)
-        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
-        positions = positions[:, -1:] + 1
+        seen = torch.cat([seen, chosen[:, None]], dim=1)
 
 
 @torch.inference_mode()
@@ -154,16 +204,6 @@ def _scored_ids(
     return [*whole, tokenizer.eos_token_id] if end else whole, max(1, start)
 
 
-def padded(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], side: str, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Token ids and mask of shape ``(rows, longest)``, with padding on the ``left`` or ``right``."""
-    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
-    pad = partial(pad_sequence, batch_first=True, padding_side=side)
-    input_ids = pad(ids, padding_value=tokenizer.pad_token_id or 0)
-    return input_ids.to(device), pad([torch.ones_like(row) for row in ids]).to(device)
-
-
 def within_positions(
     model: PreTrainedModel, prompts: list[list[int]], max_new_tokens: int
 ) -> tuple[list[list[int]], int]:
@@ -176,37 +216,6 @@ def within_positions(
         return prompts, max_new_tokens
     room = min(max_new_tokens, max(1, limit // 2))
     return [ids[-(limit - room) :] for ids in prompts], room
-
-
-def random_generator(seed: int | None) -> torch.Generator:
-    """A generator of its own for a reply: it repeats a `seed`, or begins anywhere."""
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
-    return generator
-
-
-def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Repetition penalty of Keskar et al. (2019): divide positive logits of `seen` tokens, multiply negative ones."""
-    if penalty == 1.0:
-        return logits
-    occurred = logits.gather(1, seen)
-    return logits.scatter(1, seen, torch.where(occurred > 0, occurred / penalty, occurred * penalty))
-
-
-def choose(logits: Tensor, decoding: Decoding, generator: torch.Generator) -> Tensor:
-    """Pick one token a row from logits ``(rows, vocabulary)``: the likeliest, or by sampling from the nucleus."""
-    if decoding.temperature == 0.0:
-        return logits.argmax(-1)
-    probabilities = (logits / decoding.temperature).softmax(-1)
-    if decoding.top_p < 1.0:
-        ordered, order = probabilities.sort(-1, descending=True)
-        outside = ordered.cumsum(-1) - ordered >= decoding.top_p
-        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(outside, 0.0))
-    drawn = torch.multinomial(probabilities.cpu(), 1, generator=generator)
-    return drawn.squeeze(-1).to(logits.device)
 
 
 def beam_search(
@@ -224,9 +233,27 @@ def beam_search(
     so far is returned. `written` holds tokens that the reply has already; the search goes on from there.
     """
     fitted, longest = within_positions(model, [[*tokenizer(prompt)["input_ids"], *written]], decoding.max_new_tokens)
-    ids = torch.tensor(fitted, device=model.device)
-    length = ids.shape[1]
     ends = stop_token_ids(model, tokenizer)
+    fast = _fast_form(model, fitted, longest) if beams_are_known(model) else None
+    if fast is not None:
+        search = BeamSearch(*fast, fitted[0], ends, decoding, longest, configured_beams(model))
+        return search.run(should_stop, on_step)
+    return _transformers_beams(model, tokenizer, fitted[0], ends, decoding, longest, should_stop, on_step)
+
+
+def _transformers_beams(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: list[int],
+    ends: frozenset[int],
+    decoding: Decoding,
+    new_tokens: int,
+    should_stop: Callable[[], bool],
+    on_step: Callable[[int], None],
+) -> list[int]:
+    """Beam search by transformers, for architectures that are not known here."""
+    ids = torch.tensor([prompt], device=model.device)
+    length = len(prompt)
 
     def between_steps(input_ids: Tensor, scores: object, **_: object) -> Tensor:
         on_step(input_ids.shape[1] - length)
@@ -236,7 +263,7 @@ def beam_search(
         found = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            max_new_tokens=longest,
+            max_new_tokens=new_tokens,
             num_beams=decoding.num_beams,
             do_sample=False,
             repetition_penalty=decoding.repetition_penalty,

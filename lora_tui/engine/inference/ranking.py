@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from lora_tui.engine.inference.decode import padded
+from lora_tui.engine.inference.padding import padded
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
 """Sequences that are decoded side by side, each with limits, seed and adapter of its own, joining and leaving at will.
 
 `SequenceDecoder` is what a server of many requests stands on: a sequence is added while others run, is told of token by
-token, and makes room when it ends. `make_decoder` chooses who does it; `PlainDecoder` is the one that works for every
-architecture: transformers' own forward, a cache for each sequence, one after the other. Everything here belongs to one
-thread. What tokens are as text, and where a stop string ends it, is for others to know.
+token, and makes room when it ends. `PlainDecoder` is the one that works for every architecture: transformers' own
+forward, a cache for each sequence, one after the other. Everything here belongs to one thread. What tokens are as text,
+and where a stop string ends it, is for others to know.
 """
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -18,10 +18,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from lora_tui.engine.inference.decode import choose, penalised, random_generator, stop_token_ids
-from lora_tui.engine.models.adapter_source import AdapterSource
-from lora_tui.engine.models.adapters import load_adapters
-from lora_tui.engine.models.base_model import BaseModel
+from lora_tui.engine.inference.token_choice import choose, penalised, random_generator
 from lora_tui.protocol.reply import Decoding
 
 RUNNING = 32
@@ -81,15 +78,6 @@ class SequenceDecoder(Protocol):
     @property
     def waiting(self) -> int:
         """Sequences that wait for a place."""
-
-
-def make_decoder(base: BaseModel, adapters: Mapping[str, AdapterSource], running: int = RUNNING) -> SequenceDecoder:
-    """Return a decoder for a loaded base model and its adapters by name, which are loaded now.
-
-    At most `running` sequences are decoded at once. Raises what `load_adapters` raises.
-    """
-    model = load_adapters(base, adapters) if adapters else base.model
-    return PlainDecoder(model, stop_token_ids(base.model, base.tokenizer), running)
 
 
 @dataclass(slots=True)

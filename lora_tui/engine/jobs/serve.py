@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import uvicorn
 
-from lora_tui.engine.inference.sequences import make_decoder
+from lora_tui.engine.inference.batch_decoder import make_decoder
 from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.runtime.context import RunContext, progress_events
 from lora_tui.engine.serving.address import base_url, tunnel_command

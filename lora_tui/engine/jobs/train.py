@@ -36,7 +36,7 @@ from lora_tui.engine.evaluation.own_prompts import (
 )
 from lora_tui.engine.evaluation.prompts import TestPrompt, fixed_replies, resolve_prompts
 from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
-from lora_tui.engine.inference.decode import configured_stop_ids
+from lora_tui.engine.inference.token_choice import configured_stop_ids
 from lora_tui.engine.jobs.evaluate import emit_evaluation
 from lora_tui.engine.models.adapter_source import ADAPTER_METADATA, base_began_as
 from lora_tui.engine.models.base_location import base_facts

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from lora_tui.engine.inference.decode import answers, decode, mean_log_probabilities, penalised, stop_token_ids
+from lora_tui.engine.inference.decode import answers, decode, mean_log_probabilities
+from lora_tui.engine.inference.token_choice import penalised, stop_token_ids
 from lora_tui.protocol.reply import Decoding
 from tests.engine.loaded_models import PROMPT
 from tests.engine.tiny import PAIRS, make_tokenizer

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from lora_tui.engine.inference.batch_decoder import make_decoder
 from lora_tui.engine.inference.decode import decode
-from lora_tui.engine.inference.sequences import DecodedToken, SequenceDecoder, SequenceRequest, make_decoder
+from lora_tui.engine.inference.sequences import DecodedToken, SequenceDecoder, SequenceRequest
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter, load_adapters
 from lora_tui.engine.models.base_model import BaseModel, load_base

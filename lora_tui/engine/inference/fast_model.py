@@ -1,0 +1,235 @@
+"""A Llama-like model as decoding wants it: the same weights, without what transformers does around each layer.
+
+Known are the families whose layers are laid out like Llama's: Llama, Mistral, Qwen2 and Qwen3, by their exact classes
+and with nothing attached to them. What a token costs is then its products, a norm, a rotation and an attention a layer.
+The formulas and the precision of each step are transformers'.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.activations import SiLUActivation
+
+from lora_tui.engine.inference.key_values import Attention, KeyValueCache
+from lora_tui.engine.inference.matrices import BASE, JoinedLinear, RowAdapters, UnsupportedError
+
+_FAMILIES = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "qwen2.modeling_qwen2.Qwen2")
+_FAMILIES_WITH_NORMED_HEADS = ("qwen3.modeling_qwen3.Qwen3",)
+_ROTARY_KINDS = ("default", "linear", "llama3", "yarn")
+"""Rotary positions that do not depend on how long the text is."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Norm:
+    weight: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    attention_norm: _Norm
+    query_key_value: JoinedLinear
+    head_norms: tuple[_Norm, _Norm] | None
+    output: JoinedLinear
+    feed_forward_norm: _Norm
+    gate_up: JoinedLinear
+    down: JoinedLinear
+
+    @property
+    def products(self) -> tuple[JoinedLinear, ...]:
+        return self.query_key_value, self.output, self.gate_up, self.down
+
+
+class FastModel:
+    """A model's weights and forward pass for decoding. Raises `UnsupportedError` for one that is not known."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        decoder: Any = model.model if _is_known(model, "ForCausalLM") else None
+        if decoder is None:
+            raise UnsupportedError(f"a model of the kind {type(model).__name__}")
+        config = model.config
+        _check_parts(model)
+        self.max_tokens = _window(config)
+        first = decoder.layers[0].self_attn
+        self._width = int(first.head_dim)
+        self._heads = first.q_proj.weight.shape[0] // self._width
+        self._key_heads = first.k_proj.weight.shape[0] // self._width
+        self.scaling = float(first.scaling)
+        self._embedding: Tensor = decoder.embed_tokens.weight
+        self._rotary = decoder.rotary_emb
+        self._angles: tuple[Tensor, Tensor] | None = None
+        self._layers = [_layer(layer) for layer in decoder.layers]
+        self._norm = _norm(decoder.norm)
+        self._head = JoinedLinear([model.lm_head])
+        self._fingerprint = self._sampled()
+
+    def new_cache(self) -> KeyValueCache:
+        """An empty cache of this model's shape."""
+        return KeyValueCache(len(self._layers), self._key_heads, self._width, self._embedding)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self._embedding.device
+
+    def attach(self, model: PreTrainedModel) -> bool:
+        """Take adapters from `model` as they are now; whether its weights are still those that this was made of.
+
+        The weights are told by a sample of each. Raises `UnsupportedError` for adapters that cannot be computed.
+        """
+        _check_parts(model)
+        layers = [joined for layer in model.model.layers for joined in _joined_layers(layer)] + [[model.lm_head]]
+        same = [product.attach(own) for product, own in zip(self._products(), layers, strict=True)]
+        return all(same) and torch.equal(self._fingerprint, self._sampled())
+
+    def hidden(self, tokens: Tensor, positions: Tensor, attention: Attention, adapters: RowAdapters = BASE) -> Tensor:
+        """Hidden states after the last norm ``(rows, hidden)`` of `tokens` ``(rows,)`` at `positions` ``(rows,)``."""
+        x = functional.embedding(tokens, self._embedding)
+        cos, sin = self._angles_at(positions)
+        rows, heads, rotated_heads, half = len(tokens), self._heads, self._heads + self._key_heads, self._width // 2
+        for number, layer in enumerate(self._layers):
+            parts = layer.query_key_value(layer.attention_norm(x), adapters).view(rows, -1, self._width)
+            plain = parts[:, :rotated_heads]
+            if layer.head_norms is not None:
+                query_norm, key_norm = layer.head_norms
+                plain = torch.cat([query_norm(plain[:, :heads]), key_norm(plain[:, heads:])], dim=1)
+            rotated = (plain * cos).addcmul_(plain.roll(half, -1), sin)
+            y = attention(number, rotated[:, :heads], rotated[:, heads:], parts[:, rotated_heads:])
+            x += layer.output(y, adapters)
+            gate, up = layer.gate_up(layer.feed_forward_norm(x), adapters).chunk(2, dim=1)
+            x += layer.down(functional.silu(gate).mul_(up), adapters)
+        return self._norm(x)
+
+    def logits(self, hidden: Tensor, adapters: RowAdapters = BASE) -> Tensor:
+        """Scores of the next token ``(rows, vocabulary)``, float32, for hidden states ``(rows, hidden)``."""
+        return self._head(hidden, adapters).float()
+
+    def _angles_at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines ``(rows, 1, width)``: a half of the sines is negative, as the rotation wants."""
+        last = int(positions.max())
+        if self._angles is None or last >= len(self._angles[0]):
+            every = torch.arange(max(256, 2 * (last + 1)), device=positions.device)
+            cos, sin = self._rotary(self._embedding[:1], every[None])
+            half = self._width // 2
+            self._angles = cos[0, :, None], torch.cat([-sin[0, :, :half], sin[0, :, half:]], dim=1)[:, None]
+        cosines, sines = self._angles
+        return cosines[positions], sines[positions]
+
+    def _products(self) -> list[JoinedLinear]:
+        return [product for layer in self._layers for product in layer.products] + [self._head]
+
+    def _sampled(self) -> Tensor:
+        return torch.cat([product.fingerprint() for product in self._products()])
+
+
+_lock = threading.Lock()
+_known: WeakKeyDictionary[PreTrainedModel, FastModel] = WeakKeyDictionary()
+
+
+def fast_model(model: PreTrainedModel | PeftModel) -> FastModel | str:
+    """The fast form of a model, made once and kept as long as the model; or why there is none, in a few words.
+
+    Adapters are read anew each time: training changes them.
+    """
+    base: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
+    with _lock, torch.inference_mode(False), torch.no_grad():  # training may go on with weights that are moved here
+        try:
+            found = _known.get(base)
+            if found is None or not found.attach(base):
+                found = _known[base] = FastModel(base)
+        except UnsupportedError as error:
+            _known.pop(base, None)
+            return str(error)
+        return found
+
+
+def active_adapter(model: PreTrainedModel | PeftModel) -> str | None:
+    """The adapter that computes with a model now; None for the base model. Raises `UnsupportedError` for several."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            if module.disable_adapters or not module.active_adapters:
+                return None
+            if len(module.active_adapters) > 1:
+                raise UnsupportedError("several adapters at once")
+            return str(module.active_adapters[0])
+    return None
+
+
+def _joined_layers(layer: Any) -> list[list[nn.Module]]:
+    """The linear layers of a decoder layer, those together that share their input, in the order of `_Layer`."""
+    attention, feed_forward = layer.self_attn, layer.mlp
+    return [
+        [attention.q_proj, attention.k_proj, attention.v_proj],
+        [attention.o_proj],
+        [feed_forward.gate_proj, feed_forward.up_proj],
+        [feed_forward.down_proj],
+    ]
+
+
+def _layer(layer: Any) -> _Layer:
+    attention = layer.self_attn
+    query_key_value, output, gate_up, down = (JoinedLinear(joined) for joined in _joined_layers(layer))
+    return _Layer(
+        _norm(layer.input_layernorm),
+        query_key_value,
+        (_norm(attention.q_norm), _norm(attention.k_norm)) if hasattr(attention, "q_norm") else None,
+        output,
+        _norm(layer.post_attention_layernorm),
+        gate_up,
+        down,
+    )
+
+
+def _norm(module: Any) -> _Norm:
+    return _Norm(module.weight, float(module.variance_epsilon))
+
+
+def _check_parts(model: PreTrainedModel) -> None:
+    """Raise `UnsupportedError` where a part of the model is not the plain one of its family."""
+    kinds = {parameter.dtype for name, parameter in model.named_parameters() if "lora_" not in name}
+    if len(kinds) > 1 or not kinds <= {torch.float32, torch.bfloat16, torch.float16}:
+        raise UnsupportedError("weights of several precisions")
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) > 1:
+        raise UnsupportedError("weights on several devices")
+    if model.config.rope_parameters.get("rope_type", "default") not in _ROTARY_KINDS:
+        raise UnsupportedError("rotary positions that depend on the text's length")
+    for module in model.modules():
+        if isinstance(module, AuxiliaryTrainingWrapper):
+            raise UnsupportedError("layers that are trained whole")
+        name = type(module).__name__
+        watched = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
+        for part in ("RMSNorm", "MLP", "Attention", "DecoderLayer", "Model"):
+            ours = name.endswith(part) and type(module).__module__.startswith("transformers.models.")
+            if ours and (watched or not _is_known(module, part)):
+                raise UnsupportedError(f"a layer of the kind {name}")
+        if name.endswith("MLP") and not isinstance(module.act_fn, nn.SiLU | SiLUActivation):
+            raise UnsupportedError("another activation than SiLU")
+
+
+def _window(config: Any) -> int | None:
+    """Tokens beyond which attention would no longer see all; None where it always does."""
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    if window is None or (kinds is not None and "sliding_attention" not in kinds):
+        return None
+    return int(window)
+
+
+def _is_known(module: nn.Module, part: str) -> bool:
+    own = f"{type(module).__module__}.{type(module).__qualname__}"
+    families: Sequence[str] = (*_FAMILIES, *_FAMILIES_WITH_NORMED_HEADS)
+    return own in {f"transformers.models.{family}{part}" for family in families}
