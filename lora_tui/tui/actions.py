@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 from lora_tui.protocol.backend import ForecastText, ReviewResult
 from lora_tui.store import runs
 from lora_tui.store.queries.runs import RunLine
+from lora_tui.text import count, file_size
 from lora_tui.tui.dialogs import Choice, ChoiceDialog, Problem, TextDialog
 from lora_tui.tui.services import AppServices
+from lora_tui.tui.text import safe_text
 from lora_tui.tui.views.reviews import change_message
 
 if TYPE_CHECKING:
     from lora_tui.config.models import Settings
+
+_MOST_FILES = 30
+"""Files that are named before an upload; of more, how many there are: the folder has them."""
 
 
 class AppActions:
@@ -101,14 +106,53 @@ class AppActions:
             Choice("adapter", "a", "The adapter", "a folder that PEFT, vLLM and others load"),
             Choice("merged", "m", "Merged weights", "one model of base and adapter, checked"),
             Choice("gguf", "g", "GGUF", "merged, for Ollama, llama.cpp, LM Studio; checked"),
+            Choice("hub", "h", "To the Hugging Face hub", "the adapter; listed first, then you are asked"),
+            Choice("lm-eval", "l", "Held-out questions", "as a task of lm-evaluation-harness"),
             Choice("cancel", "c", "Cancel"),
         ]
 
         def chosen(form: str) -> None:
+            if form == "hub":
+                name = TextDialog("Name on the hub, OWNER/NAME (nobody else sees it, and nothing is sent yet):")
+                self._services.ask(name, lambda repo: self._ask_license(run, repo.strip()))
+                return
             folder = TextDialog(f"Write the {form} to this folder:", f"run-{run.id}-{form}")
             self._services.ask(folder, lambda path: self.export(run, form, path) if path else None)
 
         self._services.ask(ChoiceDialog(f"Export run {run.id}", choices), chosen)
+
+    def _ask_license(self, run: RunLine, repo: str) -> None:
+        """Ask for the licence of what goes to the hub, then have it listed."""
+
+        async def list_files(name: str) -> None:
+            options = {"adapter_run": run.id, "format": "adapter", "to_hub": repo, "output": f"to-hub-run-{run.id}"}
+            await self.start("export", options | ({"license": name.strip()} if name.strip() else {}))
+
+        dialog = TextDialog("Licence, such as apache-2.0, mit or cc-by-4.0; empty: none, so others may not use it:")
+        self._services.ask(dialog, list_files)
+
+    def ask_send(self, listed: Mapping[str, Any]) -> None:
+        """Show what an export has listed for the hub; where it is agreed to, that and nothing else is sent."""
+        files: Mapping[str, int] = listed["listed"]
+        shown = [
+            f"{name}\u00a0({file_size(size)})".replace(" ", "\u00a0")
+            for name, size in list(files.items())[:_MOST_FILES]
+        ]
+        more = [f"and {len(files) - _MOST_FILES:,} more"] if len(files) > _MOST_FILES else []
+        path = str(listed["path"])
+        lines = f"{', '.join([*shown, *more])}.\n\nThey lie in {path}: README.md is what others read first."
+        choices = [
+            Choice("send", "s", "Send", "as one commit; files of the same names there are replaced"),
+            Choice("cancel", "c", "Cancel", "nothing has been sent"),
+        ]
+        what = f"{count(len(files), 'file')}, {file_size(sum(files.values()))}"
+        question = f"Send {what} to {listed['repository']} on the hub? Visible to {listed['visible_to']}."
+
+        async def send(_: str) -> None:
+            options = {"adapter_run": listed["adapter_run"], "format": "adapter", "to_hub": listed["repository"]}
+            await self.start("export", options | {"output": path, "send": True})
+
+        self._services.ask(ChoiceDialog(question, choices, details=safe_text(lines)), send)
 
     async def _asks_consent(self, mode: str, resume: int | None) -> bool:
         """Ask, where it is needed, whether the key that a file names may be sent, or its commands run; then begin.

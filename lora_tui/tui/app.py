@@ -95,7 +95,7 @@ class LoraApp(App[None]):
         super().__init__(driver_class=driver_class or (SteadyDriver if os.name == "posix" else None))
         self.services = AppServices(self, backend, StoreReader(store_path), state, log_file)
         self.actions = AppActions(self.services)
-        self.poller = StorePoller(self.services, attach, self.action_welcome)
+        self.poller = StorePoller(self.services, attach, self.action_welcome, self.actions.ask_send)
         self.ending: Ending = "leave"
         for mode in APP_MODES:
             self.add_mode(mode.id, partial(self._new_mode_screen, mode.id))

@@ -7,8 +7,9 @@ for a moment, and the next poll goes on.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import redact
@@ -32,13 +33,20 @@ class StorePoller:
     """Polls the store a few times a second.
 
     With `attach`, that run is brought into view first. `open_welcome` is called once where there is neither a run nor
-    a configuration.
+    a configuration, `ask_send` with the result of an export that has listed what it would send to a hub.
     """
 
-    def __init__(self, services: AppServices, attach: int | None, open_welcome: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        services: AppServices,
+        attach: int | None,
+        open_welcome: Callable[[], None],
+        ask_send: Callable[[Mapping[str, Any]], None],
+    ) -> None:
         self._services = services
         self._attach = attach
         self._open_welcome = open_welcome
+        self._ask_send = ask_send
         self._runs_read_at = 0.0
         self._runs_stale = False
         self.polls = 0
@@ -112,9 +120,17 @@ class StorePoller:
         state = self._services.state
         for run in state.runs:
             if run.mode == "export" and run.id in state.begun and run.state == "finished":
-                state.begun.discard(run.id)
                 row = await runs.get(store, run.id)
-                path = str((row.result if row is not None and row.result else {}).get("path", ""))
+                result = row.result if row is not None and row.result else {}
+                listed = bool(result.get("listed")) and result.get("sent") is False
+                if listed and len(self._services.screens) > 1:
+                    self._services.runs_requested = True  # asked once the dialog that is open is answered
+                    continue
+                state.begun.discard(run.id)
+                if listed:
+                    self._ask_send(result)
+                    continue
+                path = str(result.get("address") or result.get("path", ""))
                 self._services.notify(f"Exported: {path}" if path else f"Run {run.id} has exported.")
 
     def _report_failures(self) -> None:

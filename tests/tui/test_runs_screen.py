@@ -318,3 +318,42 @@ async def test_where_an_export_has_gone_is_said_when_it_is_done(harness: AppHarn
         result = {"path": "/exports/run-1-adapter"}
         await harness.populate(lambda store: create_run(store, "export", "finished", result=result))
         await wait_for_text(app, "Exported: /exports/run-1-adapter")
+
+
+async def test_what_goes_to_the_hub_is_listed_before_it_is_sent(harness: AppHarness) -> None:
+    trained = await harness.populate(create_training_run)
+    harness.backend.next_run = trained + 1
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("4")
+        await wait_for_text(app, "Runs (1)")
+        await pilot.press("e", "h")
+        await wait_for_text(app, "Name on the hub, OWNER/NAME")
+        await pilot.press(*"me/notes", "enter")
+        await wait_for_text(app, "Licence, such as apache-2.0")
+        await pilot.press(*"mit", "enter")
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        options = {"adapter_run": trained, "format": "adapter", "to_hub": "me/notes", "output": f"to-hub-run-{trained}"}
+        assert harness.backend.calls_of("start") == [("export", options | {"license": "mit"}, None)]
+        result = {
+            "path": "/here/to-hub-run-1",
+            "repository": "me/notes",
+            "visible_to": "you alone",
+            "adapter_run": trained,
+            "listed": {"README.md": 2_000, "adapter_model.safetensors": 1_400_000},
+            "sent": False,
+        }
+        await pilot.press("?")
+        await harness.populate(lambda store: create_run(store, "export", "finished", result=result))
+        await wait_until(lambda: len(app.services.state.runs) == 2)
+        assert "Send 2 files" not in screen_text(app), "another dialog is open"
+        await pilot.press("escape")
+        await wait_for_text(app, "Send 2 files, 1.4 MB to me/notes on the hub? Visible to you alone.")
+        assert "adapter_model.safetensors\u00a0(1.4\u00a0MB)" in screen_text(app)
+        harness.backend.next_run = trained + 2
+        await pilot.press("s")
+        await wait_until(lambda: len(harness.backend.calls_of("start")) == 2)
+        sent = {**options, "output": "/here/to-hub-run-1", "send": True}
+        assert harness.backend.calls_of("start")[1] == ("export", sent, None)
+        done = {**result, "sent": True, "address": "https://hub/me/notes"}
+        await harness.populate(lambda store: create_run(store, "export", "finished", result=done))
+        await wait_for_text(app, "Exported: https://hub/me/notes")
