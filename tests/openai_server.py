@@ -90,7 +90,9 @@ class OpenAIServer:
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
         paths = ("/v1/chat/completions", "/v1/completions")
-        app = Starlette(routes=[Route(path, self._complete, methods=["POST"]) for path in paths])
+        app = Starlette(
+            routes=[*(Route(path, self._complete, methods=["POST"]) for path in paths), *self._more_routes()]
+        )
         self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False))
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
 
@@ -122,6 +124,10 @@ class OpenAIServer:
         self._at_once = 0
         self._asked: Counter[str] = Counter()
         self._random = random.Random(7)
+
+    def _more_routes(self) -> list[Route]:
+        """Return the routes of what else a server has."""
+        return []
 
     def __enter__(self) -> Self:
         self._thread.start()

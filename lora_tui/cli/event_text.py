@@ -205,6 +205,13 @@ def _topics(payload: Mapping[str, Any]) -> list[str]:
     return [f"{count(int(payload.get('topics') or 0), 'topic')}: {', '.join(groups)}"] if groups else []
 
 
+def _batch(payload: Mapping[str, Any]) -> list[str]:
+    name, state = one_line(str(payload.get("batch", "")), 60), str(payload.get("state", "")).replace("_", " ")
+    failed = f", {payload['failed']:,} failed" if payload.get("failed") else ""
+    done = f"{payload.get('answered') or 0:,} of {count(int(payload.get('requests') or 0), 'call')} answered"
+    return [f"batch {name}: {one_line(state, 20)}, {done}{failed}"]
+
+
 def _folder(payload: Mapping[str, Any]) -> list[str]:
     if payload.get("unread"):
         return []  # a note says it
@@ -268,6 +275,7 @@ _FORMATTERS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "text": _text,
     "analysis": _analysis,
     "topics": _topics,
+    "batch": _batch,
     "folder": _folder,
     "paused": _paused,
     "evaluation": _evaluation,

@@ -57,6 +57,7 @@ class Request:
     send: bool = False
     public: bool = False
     license: str | None = None
+    batch: bool = False
     what: str | None = None
     log_level: str | None = None
 
@@ -98,6 +99,7 @@ def check_request(request: Request) -> None:
         ("--public", request.public or None, ("export",)),
         ("--license", request.license, ("export",)),
         ("--what", request.what, ("rate",)),
+        ("--batch", request.batch or None, ("generate",)),
     ):
         if given is not None and not _is_unicode(given):
             raise UsageError(f"{option}: what follows is not UTF-8 and cannot be kept in the store; rename it.")

@@ -155,6 +155,10 @@ class DataGeneration(Section):
     max_concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(
         512, description="Calls in flight at once, at most; how many the endpoint can use is found while it works."
     )
+    batch: bool = Field(
+        False,
+        description="Write and judge pairs by the endpoint's Batch API: half the price, within a day (--batch).",
+    )
     timeout: Positive = Field(120.0, description="Seconds after which a call that has not been answered is given up.")
     give_up_after: NotNegative = Field(
         3600.0, description="Seconds for which an endpoint that stops answering is waited for; 0 = end the run at once."

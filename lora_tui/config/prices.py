@@ -64,6 +64,10 @@ _DATED = re.compile(r"-(?:\d{4}-\d{2}-\d{2}|\d{8})$")
 """What providers hang on to a model's name for the version of a day, which costs as much."""
 
 
+BATCHED, BATCH_SHARE = " (batch)", 0.5
+"""What the name of a model ends in where it was asked in a batch, and what that costs of the price, at OpenAI."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prices:
     """US dollars for a million tokens sent, written, and sent but cached by the server; 0 is unknown.
@@ -85,10 +89,12 @@ class Prices:
 
     def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0, model: str = "") -> float:
         """Return what these tokens of a model cost, in dollars; the cached ones are among those that were sent."""
-        prices = self.others.get(model, self)
+        name = model.removesuffix(BATCHED)
+        prices = self.others.get(name, self)
         cached = prices.prompt if prices.cached is None else prices.cached
         sent = (prompt_tokens - cached_tokens) * prices.prompt + cached_tokens * cached
-        return (sent + completion_tokens * prices.completion) / 1e6
+        share = 1.0 if name == model else BATCH_SHARE
+        return share * (sent + completion_tokens * prices.completion) / 1e6
 
     def highest_cost(self, tokens: int) -> float:
         """Return the most that tokens can cost, in dollars, whether they are sent or written, and by which model."""

@@ -115,11 +115,14 @@ async def end_attempt(t: Store, attempt_id: int, end: AttemptEnd) -> None:
 
 
 async def mark_lost_attempts(store: Store, run_id: int) -> int:
-    """Mark the calls whose answer never arrived here, because the process ended, as ``lost``; returns how many."""
+    """Mark the calls whose answer never arrived here, because the process ended, as ``lost``; returns how many.
+
+    Those in a batch are not lost: the endpoint keeps their answers.
+    """
     async with store.transaction() as t:
         return await t.execute(
             "UPDATE attempts SET status='lost', ended_at=?, error='the program ended before the answer was stored'"
-            " WHERE run_id=? AND status='sent'",
+            " WHERE run_id=? AND status='sent' AND id NOT IN (SELECT attempt_id FROM batch_calls)",
             (time.time(), run_id),
         )
 

@@ -187,6 +187,11 @@ def _listing(folder: Path, own_output: Path, commands: Mapping[str, str]) -> tup
     return found
 
 
+def forget_listing() -> None:
+    """Give up the memory of the last folder's list of files: 20,000 take 14 MB."""
+    _LISTINGS.clear()
+
+
 def _calls(data: DataGeneration) -> tuple[int, int, int]:
     """Return the fewest calls that can bring the wanted pairs: writing, judging, analysing."""
     counts = pairs_by_call(data)

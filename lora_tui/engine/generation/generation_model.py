@@ -185,7 +185,12 @@ class EndpointLoad:
 
 
 class CallRecord(Protocol):
-    """Record of one call's attempts. Every `begin_attempt` is followed by exactly one `end_attempt`."""
+    """Record of one call's attempts. Every `begin_attempt` is followed by one `end_attempt`, or by `leave_open`.
+
+    `batch_task` is the id of the task where its requests may wait for a batch, None where somebody waits for them.
+    """
+
+    batch_task: int | None
 
     async def begin_attempt(self, estimated_tokens: int = 0) -> int:
         """Store that a request is about to leave; returns the attempt's id. Nothing may be sent before it returns."""
@@ -193,6 +198,14 @@ class CallRecord(Protocol):
 
     async def end_attempt(self, attempt: int, end: AttemptEnd) -> None:
         """Record how an attempt ended: ``ok`` is kept until its task is completed, anything else is stored now."""
+        ...
+
+    async def take_up(self, attempt: int, estimated_tokens: int) -> None:
+        """Go on with an attempt that an earlier process has begun, in place of beginning one."""
+        ...
+
+    def leave_open(self, attempt: int) -> None:
+        """Leave an attempt as it is: the endpoint keeps its answer for a later process."""
         ...
 
 
@@ -271,6 +284,14 @@ class GenerationModel(Protocol):
 
 class UnrecordedCall:
     """A `CallRecord` that stores nothing, for calls outside a run's tasks."""
+
+    batch_task: int | None = None
+
+    async def take_up(self, attempt: int, estimated_tokens: int) -> None:
+        """Go on with nothing."""
+
+    def leave_open(self, attempt: int) -> None:
+        """Leave nothing."""
 
     async def begin_attempt(self, estimated_tokens: int = 0) -> int:
         """Allow the attempt."""

@@ -20,7 +20,7 @@ from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.secrets import redact
 from lora_tui.store import tasks
 from lora_tui.store.connection import Store
-from lora_tui.store.rows import UNKNOWN_OUTCOMES, AttemptEnd, AttemptTotals
+from lora_tui.store.rows import UNKNOWN_OUTCOMES, AttemptEnd, AttemptStatus, AttemptTotals
 from lora_tui.text import count
 
 T = TypeVar("T")
@@ -72,6 +72,12 @@ class Ledger:
         if self.budget_dollars and self.dollars + highest > self.budget_dollars:
             self.exceeded = "budget_dollars"
             raise BudgetSpent("the budget of dollars is spent")
+        self.reserved += tokens
+
+    def take_back(self, tokens: int) -> None:
+        """Make a reservation of what was counted as spent: the attempt is still under way."""
+        self.spent -= tokens
+        self.dollars = max(0.0, self.dollars - self.prices.highest_cost(tokens))
         self.reserved += tokens
 
     def release(self, tokens: int) -> None:
@@ -190,6 +196,7 @@ class StoredCall:
         """Tokens for which the budget must have room beyond each attempt."""
         self.on_answered: Callable[[bool], None] = _ignore
         """Called with True when the endpoint has done its part, and with False when it is asked once more."""
+        self.batch_task: int | None = None
         self.largest = 0
         """Tokens of the largest attempt, as they were reserved or used."""
         self._open: dict[int, int] = {}  # reserved tokens by attempt
@@ -202,6 +209,17 @@ class StoredCall:
         self.on_answered(False)
         self.largest = max(self.largest, estimated_tokens)
         return await run_shielded(self._store_begin(estimated_tokens))
+
+    async def take_up(self, attempt: int, estimated_tokens: int) -> None:
+        """Go on with an attempt that an earlier process has sent: its estimate counts as spent already."""
+        await self._wait_while_paused()
+        self._ledger.take_back(estimated_tokens)
+        self.on_answered(False)
+        self._open[attempt] = estimated_tokens
+
+    def leave_open(self, attempt: int) -> None:
+        """Leave an attempt as it is: its batch goes on."""
+        self._open.pop(attempt, None)
 
     async def _store_begin(self, estimated_tokens: int) -> int:
         async def begin(t: Store) -> int:
@@ -238,8 +256,11 @@ class StoredCall:
 
     async def abandon(self) -> None:
         """Close the attempts that the model left open when it was interrupted."""
+        status: AttemptStatus = (
+            "cancelled" if self.batch_task is None else "unreached"
+        )  # those of batches are left open
         for attempt in list(self._open):
-            await self.end_attempt(attempt, AttemptEnd("cancelled", error="given up while it was in flight"))
+            await self.end_attempt(attempt, AttemptEnd(status, error="given up while it was in flight"))
 
 
 async def run_shielded(work: Coroutine[Any, Any, T]) -> T:

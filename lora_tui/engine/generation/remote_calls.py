@@ -11,12 +11,15 @@ from dataclasses import replace
 from typing import TypeVar
 
 from lora_tui.config.generation import DataGeneration
+from lora_tui.config.prices import BATCHED
+from lora_tui.engine.generation.client.batch_rounds import BatchRounds
 from lora_tui.engine.generation.client.endpoint import Endpoint
-from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest, CompletionRequest
+from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest, CompletionRequest, Request
 from lora_tui.engine.generation.generation_model import CallFailed, CallRecord
 from lora_tui.engine.generation.prompts import DIGITS_WANTED, JSON_WANTED, Message, repair
 from lora_tui.engine.generation.replies import MalformedReply, fault_of_reply
 from lora_tui.engine.runtime.context import Emit
+from lora_tui.store.connection import Store
 
 T = TypeVar("T")
 
@@ -33,9 +36,19 @@ class RemoteCalls:
     """Sends requests to an endpoint until a reply can be read, `tries` times at most."""
 
     def __init__(
-        self, chosen: DataGeneration, key: str, warn: Callable[[str], None], stop: asyncio.Event, emit: Emit
+        self,
+        chosen: DataGeneration,
+        key: str,
+        warn: Callable[[str], None],
+        stop: asyncio.Event,
+        emit: Emit,
+        of_run: tuple[Store, int] | None = None,
     ) -> None:
         self.endpoint = Endpoint(chosen, key, warn, stop, emit)
+        self.batches: BatchRounds | None = None
+        if chosen.batch and of_run is not None:
+            store, run_id = of_run
+            self.batches = BatchRounds(store, run_id, self.endpoint, chosen.give_up_after, stop, emit)
         self._warn = warn
         self._cut_off: set[str] = set()  # sections of the configuration whose replies were cut off
 
@@ -61,17 +74,15 @@ class RemoteCalls:
         messages: Sequence[Message] = request.messages
         unusable = 0
         while True:
-            reply = await self.endpoint.chat(replace(request, messages=messages, max_tokens=limit), call)
+            reply, asked = await self._send(replace(request, messages=messages, max_tokens=limit), call)
             try:
                 used = read(reply)
             except MalformedReply as problem:
                 status, reason = fault_of_reply(reply, str(problem))
             else:
-                await call.end_attempt(reply.attempt, replace(reply.usage, model=request.model))
+                await call.end_attempt(reply.attempt, replace(reply.usage, model=asked))
                 return used
-            await call.end_attempt(
-                reply.attempt, replace(reply.usage, status=status, error=reason, model=request.model)
-            )
+            await call.end_attempt(reply.attempt, replace(reply.usage, status=status, error=reason, model=asked))
             on_unusable(reason)
             if status == "truncated" and longer:
                 if limit > request.max_tokens:
@@ -88,9 +99,21 @@ class RemoteCalls:
 
     async def complete(self, request: CompletionRequest, call: CallRecord) -> ChatReply:
         """Return how a model goes on with a text, whatever that is. Raises as `ask` does."""
-        reply = await self.endpoint.chat(request, call)
-        await call.end_attempt(reply.attempt, replace(reply.usage, model=request.model))
+        reply, asked = await self._send(request, call)
+        await call.end_attempt(reply.attempt, replace(reply.usage, model=asked))
         return reply
+
+    async def _send(self, request: Request, call: CallRecord) -> tuple[ChatReply, str]:
+        """Return the answer, and the model's name as the account has it: it costs less in a batch."""
+        if self.batches is not None and call.batch_task is not None:
+            return await self.batches.chat(request, call), request.model + BATCHED
+        return await self.endpoint.chat(request, call), request.model
+
+    async def close(self) -> None:
+        """End what is under way, and close the connections."""
+        if self.batches is not None:
+            await self.batches.close()
+        await self.endpoint.close()
 
     def _warn_cut_off(self, section: str, limit: int) -> None:
         if section not in self._cut_off:

@@ -19,7 +19,7 @@ from typing import Protocol
 
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation.canaries import MARGIN, check_key, rating
-from lora_tui.engine.generation.client.endpoint import FormRefused
+from lora_tui.engine.generation.client.refusals import FormRefused
 from lora_tui.engine.generation.client.wire import ChatRequest
 from lora_tui.engine.generation.endpoint_memory import EndpointNotes, recall, remember
 from lora_tui.engine.generation.generation_model import CallFailed, CallRecord, Judgement, ProposedPair

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation.analysis import describe
+from lora_tui.engine.generation.client.batch_rounds import MOST_REQUESTS
 from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest
 from lora_tui.engine.generation.generation_model import CallRecord, EndpointLoad, PairRequest, Proposals
 from lora_tui.engine.generation.prompts import Prompts
@@ -20,16 +21,23 @@ from lora_tui.engine.generation.replies import plain_text
 from lora_tui.engine.generation.texts.remote_texts import RemoteTexts
 from lora_tui.engine.runtime.context import Emit
 from lora_tui.secrets import redact
+from lora_tui.store.connection import Store
 
 
 class RemoteModel:
-    """`GenerationModel` over an OpenAI-compatible endpoint."""
+    """`GenerationModel` over an OpenAI-compatible endpoint; batches need the store and the id `of_run`."""
 
     def __init__(
-        self, chosen: DataGeneration, key: str, warn: Callable[[str], None], stop: asyncio.Event, emit: Emit
+        self,
+        chosen: DataGeneration,
+        key: str,
+        warn: Callable[[str], None],
+        stop: asyncio.Event,
+        emit: Emit,
+        of_run: tuple[Store, int] | None = None,
     ) -> None:
         self._chosen = chosen
-        self._calls = RemoteCalls(chosen, key, warn, stop, emit)
+        self._calls = RemoteCalls(chosen, key, warn, stop, emit, of_run)
         self._prompts = Prompts()
         self._writer = RemoteWriter(chosen, self._calls, self._prompts, warn)
         self.name = chosen.model
@@ -41,7 +49,7 @@ class RemoteModel:
     @property
     def concurrency(self) -> int:
         """Calls that should be under way: as many as the endpoint can take, and some that follow at once."""
-        return self._calls.endpoint.room
+        return self._calls.endpoint.room if self._calls.batches is None else MOST_REQUESTS
 
     @property
     def endpoint_load(self) -> EndpointLoad:
@@ -50,7 +58,7 @@ class RemoteModel:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._calls.endpoint.close()
+        await self._calls.close()
 
     async def propose(self, request: PairRequest, call: CallRecord) -> Proposals:
         """Ask for pairs about a passage, in the form that the model can keep."""

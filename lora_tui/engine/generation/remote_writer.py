@@ -15,7 +15,7 @@ from functools import partial
 
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation.begun_pairs import BegunPair, begun_pairs, sentences_of
-from lora_tui.engine.generation.client.endpoint import FormRefused
+from lora_tui.engine.generation.client.refusals import FormRefused
 from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest, CompletionRequest
 from lora_tui.engine.generation.endpoint_memory import EndpointNotes, recall, remember
 from lora_tui.engine.generation.gates import check_gates

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_tui.engine.generation.gates import Refusal, check_gates
-from lora_tui.engine.generation.generation_model import ProposedPair
+from lora_tui.engine.generation.generation_model import Proposals, ProposedPair, Slot
 from lora_tui.engine.generation.near_duplicates import NearDuplicates
 from lora_tui.engine.generation.planner import slot_of
+from lora_tui.engine.generation.question_types import question_type_of
 from lora_tui.scoring.words import question_key
 from lora_tui.secrets import find_secret, redact
 from lora_tui.store.rows import NewPair, TaskRow
@@ -66,3 +67,14 @@ def _without_secrets(pair: ProposedPair) -> ProposedPair:
         return pair
     question, answer, evidence, topic = map(redact, (pair.question, pair.answer, pair.evidence, pair.topic))
     return replace(pair, question=question, answer=answer, evidence=evidence, topic=topic)
+
+
+def typed(proposals: Proposals, slot: Slot) -> Proposals:
+    """Return proposals whose pairs have the type that their questions have, whatever was asked for."""
+    pairs = [
+        replace(
+            pair, question_type=question_type_of(pair.question, pair.answer, pair.question_type or slot.question_type)
+        )
+        for pair in proposals.pairs
+    ]
+    return replace(proposals, pairs=tuple(pairs))

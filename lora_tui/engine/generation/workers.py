@@ -22,7 +22,6 @@ from lora_tui.engine.generation.generation_model import (
     Judgement,
     Proposals,
     ProposedPair,
-    Slot,
 )
 from lora_tui.engine.generation.injection import find_phrase
 from lora_tui.engine.generation.judging import PairJudge
@@ -31,8 +30,7 @@ from lora_tui.engine.generation.near_duplicates import NearDuplicates
 from lora_tui.engine.generation.panel import JudgePanel, PanelJudgement
 from lora_tui.engine.generation.planner import ANALYSE, CHECK, GENERATE, JUDGE, Planner, slot_from, slot_of
 from lora_tui.engine.generation.progress import GenerationProgress
-from lora_tui.engine.generation.question_types import question_type_of
-from lora_tui.engine.generation.screening import Screened, screened
+from lora_tui.engine.generation.screening import Screened, screened, typed
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import redact
@@ -104,7 +102,13 @@ class Workers:
         call = self._call(task.id)
         if task.kind != JUDGE:
             call.set_aside = self._judging_to_come
+        if task.kind in (GENERATE, JUDGE):
+            self._may_wait(call, task)
         return call
+
+    def _may_wait(self, call: StoredCall, task: TaskRow) -> None:
+        """Have a call wait for a batch, if calls are to."""
+        call.batch_task = task.id if self.ctx.settings.data_generation.batch else None
 
     def _call(self, task_id: int) -> StoredCall:
         return StoredCall(self.store, self.run_id, task_id, self.ledger, self.wait_while_paused)
@@ -170,7 +174,7 @@ class Workers:
 
         call.set_aside = set_aside
         try:
-            proposals = self.earlier.without_repeated(_typed(await self.model.propose(request, call), request.slot))
+            proposals = self.earlier.without_repeated(typed(await self.model.propose(request, call), request.slot))
             await run_shielded(self._store_proposals(task, chunk, call, proposals, request.count))
         finally:
             self._being_written.pop(task.id, None)
@@ -256,6 +260,7 @@ class Workers:
 
         def prepare(call: StoredCall) -> StoredCall:
             call.check_wanted = check_wanted
+            self._may_wait(call, task)
             calls.append(call)
             return call
 
@@ -419,17 +424,6 @@ class Workers:
 
 class _Superseded(Exception):  # noqa: N818  # never leaves this module
     """A person has decided or edited a pair before its judge was asked."""
-
-
-def _typed(proposals: Proposals, slot: Slot) -> Proposals:
-    """Return proposals whose pairs have the type that their questions have, whatever was asked for."""
-    pairs = [
-        replace(
-            pair, question_type=question_type_of(pair.question, pair.answer, pair.question_type or slot.question_type)
-        )
-        for pair in proposals.pairs
-    ]
-    return replace(proposals, pairs=tuple(pairs))
 
 
 def _same_text(one: PairRow, other: PairRow) -> bool:

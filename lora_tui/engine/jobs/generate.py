@@ -18,7 +18,7 @@ from lora_tui.config.models import Settings
 from lora_tui.config.prices import token_prices
 from lora_tui.config.written import written_keys
 from lora_tui.engine.data.results import remember_result
-from lora_tui.engine.forecast.generation import charge_text, forecast_generation
+from lora_tui.engine.forecast.generation import charge_text, forecast_generation, forget_listing
 from lora_tui.engine.generation.background_reading import BackgroundReading
 from lora_tui.engine.generation.client.wire import OPENAI_URL, is_loopback, is_own_network, shown_url
 from lora_tui.engine.generation.corpus import Corpus, Source
@@ -189,7 +189,10 @@ def _refuse_unknown_price(settings: Settings) -> None:
 
 
 def _charge(settings: Settings) -> str:
-    return charge_text(settings.data_generation, forecast_generation(settings))
+    try:
+        return charge_text(settings.data_generation, forecast_generation(settings))
+    finally:
+        forget_listing()
 
 
 async def _keep_older(ctx: RunContext, output: Path) -> None:
@@ -322,7 +325,7 @@ def _open_remote(ctx: RunContext) -> GenerationModel:
     url = chosen.base_url or OPENAI_URL
     if key and url.startswith("http://") and not is_loopback(url):
         ctx.warn(f"{shown_url(url)} is not encrypted: the key and every passage can be read on the way. Prefer https.")
-    return RemoteModel(chosen, key, ctx.warn, ctx.stop_async, ctx.emit)
+    return RemoteModel(chosen, key, ctx.warn, ctx.stop_async, ctx.emit, (ctx.store, ctx.run_id))
 
 
 async def _open_folder(ctx: RunContext, earlier: EarlierReading) -> FolderReader:

@@ -56,6 +56,12 @@ class HttpClient(Protocol):
         """
         ...
 
+    async def send(
+        self, method: str, path: str, body: bytes = b"", content_type: str = "", most: int = MOST_BYTES
+    ) -> Answer:
+        """Send anything to a path under the base address; an answer may have `most` bytes. Raises as `post` does."""
+        ...
+
     async def look(self, url: str, seconds: float) -> Answer:
         """Ask for an address itself, without key or text. Raises as `post` does."""
         ...
@@ -71,7 +77,8 @@ class Body:
     `headers` are the response's.
     """
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
+    def __init__(self, headers: Mapping[str, str], most: int = MOST_BYTES) -> None:
+        self._most = most
         written = [part.strip().lower() for part in headers.get("content-encoding", "").split(",")]
         packed = [part for part in written if part not in ("", "identity")]
         if packed and packed not in (["gzip"], ["x-gzip"]):
@@ -85,8 +92,8 @@ class Body:
         """Take in what has come."""
         for part in self._unpacked(received):
             self._read += len(part)
-            if self._read > MOST_BYTES:
-                raise UnreadableReply(f"it is longer than {MOST_BYTES // 1_000_000} MB")
+            if self._read > self._most:
+                raise UnreadableReply(f"it is longer than {self._most // 1_000_000} MB")
             self._parts.append(part)
 
     def text(self) -> str:

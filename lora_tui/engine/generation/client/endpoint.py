@@ -19,6 +19,7 @@ from typing import Any
 
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation.client.answers import (
+    Answer,
     ConnectError,
     ConnectionBroken,
     ConnectTimeout,
@@ -39,6 +40,8 @@ from lora_tui.engine.generation.client.rate_limit import (
 from lora_tui.engine.generation.client.refusals import (
     REFUSAL_STATUSES,
     ErrorAnswer,
+    FormRefused,
+    Refused,
     error_in_answer,
     meaning_of,
     read_error,
@@ -82,21 +85,6 @@ _LONGEST_MESSAGE = 4000
 """Characters of an error body that are looked at."""
 
 
-class _Refused(Exception):  # noqa: N818  # never leaves this module
-    """The server did not understand a request; sending the same again is pointless."""
-
-    def __init__(self, reason: str, parameters: dict[str, Any]) -> None:
-        super().__init__(reason)
-        self.parameters = parameters
-
-
-class FormRefused(Exception):  # noqa: N818  # the caller asks in another form
-    """The server does not take the parameter that was to enforce the reply's form, or completes no texts.
-
-    The text is its reason.
-    """
-
-
 class Endpoint:
     """One endpoint: its client, the limit of requests in flight, and what has been learned about it."""
 
@@ -126,15 +114,15 @@ class Endpoint:
         self._random = random.Random()  # noqa: S311  # jitter
         self._capabilities: dict[str, Capabilities] = {}
         who = f"{self._url} (model {chosen.model}, key from {self._key_name})"
-        self._http = make_http_client(base_url, key, chosen.timeout)
-        self._contact = Contact(base_url, self._http, self._redacted_line, warn, stop)
+        self.http = make_http_client(base_url, key, chosen.timeout)
+        self._contact = Contact(base_url, self.http, self._redacted_line, warn, stop)
         self._outage = Outage(self._url, who, chosen.give_up_after, stop, self._contact.look, emit)
         self._redirects = 0
 
     async def close(self) -> None:
         """Close the connections."""
         self._contact.close()
-        await self._http.close()
+        await self.http.close()
 
     async def chat(self, request: Request, call: CallRecord) -> ChatReply:
         """Return the answer to one request, which goes to ``/chat/completions`` or ``/completions``.
@@ -142,12 +130,16 @@ class Endpoint:
         Raises `CallFailed` where this request got none, `FormRefused` where it must ask for another form,
         `UnreachableError` where no request will be answered, `CallStopped` where the run stops before there is one.
         """
-        capabilities = self._capabilities.setdefault(request.model, Capabilities(self._tokens_key))
+        capabilities = self.capabilities_of(request.model)
         self._active += 1
         try:
             return await self._until_answered(request, call, capabilities)
         finally:
             self._active -= 1
+
+    def capabilities_of(self, model: str) -> Capabilities:
+        """Return what is known of a model's parameters."""
+        return self._capabilities.setdefault(model, Capabilities(self._tokens_key))
 
     async def _until_answered(self, request: Request, call: CallRecord, capabilities: Capabilities) -> ChatReply:
         failed = refusals = 0
@@ -161,10 +153,10 @@ class Endpoint:
                     if self._hold.seconds > 0 or (self._outage.lasts and not looks):
                         continue  # held back while this call waited for its turn
                     reply = await self._attempt(request, capabilities, call, place)
-            except _Refused as refused:
+            except Refused as refused:
                 self._outage.end()
                 refusals += 1
-                if refusals > _MAX_REFUSALS or not self._adapt(capabilities, request, refused):
+                if refusals > _MAX_REFUSALS or not self.adapt(capabilities, request, refused):
                     fault = "the endpoint refuses the request"
                     if exceeds_context(str(refused)):
                         fault = "passage and reply do not fit the model; lower data_generation.chunk_tokens"
@@ -228,12 +220,9 @@ class Endpoint:
         try:
             async with asyncio.timeout(self._chosen.timeout):
                 path = "/completions" if isinstance(request, CompletionRequest) else "/chat/completions"
-                sending = self._http.post(path, request_body(parameters))
+                sending = self.http.post(path, request_body(parameters))
                 answer = await self._contact.watch(sending, self._outage if self._answers else None)
-            error = None if 200 <= answer.status < 300 else read_error(answer.status, answer.text)
-            if error is None:
-                reply = read_reply(attempt, answer.text, answer.headers, prompt, self._without_key)
-                error = None if reply.text else error_in_answer(answer.text)
+            reply = self.read(attempt, answer, prompt)
         except (ConnectTimeout, TimeoutError) as problem:
             unreached = never_connected(problem)
             reason = "no connection came about" if unreached else f"no answer within {self._chosen.timeout:g} s"
@@ -252,8 +241,8 @@ class Endpoint:
         except asyncio.CancelledError:
             await call.end_attempt(attempt, AttemptEnd("cancelled", error="given up while it was in flight"))
             raise
-        if error is not None:
-            raise await self._failed_status(attempt, call, error, answer.headers, request.model, parameters)
+        if isinstance(reply, ErrorAnswer):
+            raise await self.failed_status(attempt, call, reply, answer.headers, request.model, parameters)
         capabilities.prove(parameters)
         self._limit.answered(place, reply.usage.completion_tokens)
         self._hold.heed(answer.headers)
@@ -278,7 +267,14 @@ class Endpoint:
         self._fatal = f"Cannot connect to {self._url} ({reason}).{hint}"
         return UnreachableError(self._fatal)
 
-    async def _failed_status(
+    def read(self, attempt: int, answer: Answer, prompt_tokens: int) -> ChatReply | ErrorAnswer:
+        """Return the reply in an answer, or the error that it is. Raises `NotJson`."""
+        if not 200 <= answer.status < 300:
+            return read_error(answer.status, answer.text)
+        reply = read_reply(attempt, answer.text, answer.headers, prompt_tokens, self._without_key)
+        return (None if reply.text else error_in_answer(answer.text)) or reply
+
+    async def failed_status(
         self, attempt: int, call: CallRecord, error: ErrorAnswer, headers: Any, model: str, parameters: dict[str, Any]
     ) -> Exception:
         """Record an error status; returns the exception for it, which ends the run where that says so."""
@@ -347,7 +343,7 @@ class Endpoint:
         # llama-cpp-python answers 500 to `logprobs` that its model was not loaded for.
         if meaning == "parameter" or status in REFUSAL_STATUSES:
             self._reached = True
-            return _Refused(text or f"HTTP {status}", parameters)
+            return Refused(text or f"HTTP {status}", parameters)
         return CallFailed(f"HTTP {status}: {text}")
 
     def _redirected(self, status: int, location: str) -> Exception:
@@ -362,11 +358,11 @@ class Endpoint:
             )
         self._redirects += 1
         self._contact.address = base
-        self._http.base_url = base
+        self.http.base_url = base
         self._warn(f"{self._url} has moved to {shown_url(base)} (HTTP {status}); requests go there from now on.")
         return TransientFailure(f"HTTP {status}: moved to {shown}", 0.0)
 
-    def _adapt(self, capabilities: Capabilities, request: Request, refused: _Refused) -> bool:
+    def adapt(self, capabilities: Capabilities, request: Request, refused: Refused) -> bool:
         """Learn from a refusal, unless another call has; returns whether the next attempt will differ.
 
         Raises `FormRefused` where only another request will do.

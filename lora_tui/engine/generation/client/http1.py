@@ -22,7 +22,14 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import h11
 
-from lora_tui.engine.generation.client.answers import Answer, Body, ConnectError, ConnectionBroken, ConnectTimeout
+from lora_tui.engine.generation.client.answers import (
+    MOST_BYTES,
+    Answer,
+    Body,
+    ConnectError,
+    ConnectionBroken,
+    ConnectTimeout,
+)
 
 _IDLE_SECONDS = 4.0
 """How long a connection is kept without a request; servers close theirs after five seconds."""
@@ -48,10 +55,18 @@ class DirectClient:
 
     async def post(self, path: str, body: bytes) -> Answer:
         """Send JSON to a path under the base address."""
+        return await self.send("POST", path, body, "application/json")
+
+    async def send(
+        self, method: str, path: str, body: bytes = b"", content_type: str = "", most: int = MOST_BYTES
+    ) -> Answer:
+        """Send anything to a path under the base address."""
         parts = urlsplit(self.base_url)
         target = f"{parts.path.rstrip('/')}{path}" + (f"?{parts.query}" if parts.query else "")
-        own = {**self._headers, "Content-Type": "application/json", "Content-Length": str(len(body))}
-        return await self._exchange(parts, "POST", target, own, body, self._connect_seconds)
+        own = {**self._headers}
+        if content_type:
+            own |= {"Content-Type": content_type, "Content-Length": str(len(body))}
+        return await self._exchange(parts, method, target, own, body, self._connect_seconds, most=most)
 
     async def look(self, url: str, seconds: float) -> Answer:
         """Ask for an address itself, on a connection of its own, without key or text."""
@@ -75,6 +90,7 @@ class DirectClient:
         body: bytes,
         connect_seconds: float,
         look_seconds: float | None = None,
+        most: int = MOST_BYTES,
     ) -> Answer:
         host = _ascii(parts.hostname or "")
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -89,7 +105,7 @@ class DirectClient:
             sent["Authorization"] = "Basic " + base64.b64encode(user.encode()).decode()
         try:
             async with asyncio.timeout(look_seconds):
-                answer = await connection.ask(method, target, sent, body)
+                answer = await connection.ask(method, target, sent, body, most)
         except BaseException:
             connection.close()
             raise
@@ -143,6 +159,7 @@ class _Connection(asyncio.Protocol):
         self._status = 0
         self._headers: dict[str, str] = {}
         self._body: Body | None = None
+        self._most = MOST_BYTES
         self.idle_since = 0.0
 
     @property
@@ -156,8 +173,9 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
         self._fail(ConnectionBroken("the connection was closed"))
 
-    async def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Send a request and return its answer."""
+    async def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes, most: int) -> Answer:
+        """Send a request and return its answer, of `most` bytes."""
+        self._most = most
         assert self._transport is not None, "it is connected"
         self._waiting = asyncio.get_running_loop().create_future()
         self._body = None
@@ -223,7 +241,7 @@ class _Connection(asyncio.Protocol):
                     written = value.decode("latin-1")
                     key = name.decode("latin-1").lower()
                     self._headers[key] = f"{self._headers[key]}, {written}" if key in self._headers else written
-                self._body = Body(self._headers)
+                self._body = Body(self._headers, self._most)
             elif isinstance(event, h11.Data):
                 assert self._body is not None, "a response comes before its data"
                 self._body.add(bytes(event.data))

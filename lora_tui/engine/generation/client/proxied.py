@@ -13,6 +13,7 @@ from typing import Any
 import openai
 
 from lora_tui.engine.generation.client.answers import (
+    MOST_BYTES,
     Answer,
     Body,
     ConnectError,
@@ -38,9 +39,18 @@ class ProxiedClient:
 
     async def post(self, path: str, body: bytes) -> Answer:
         """Send JSON to a path under the base address."""
-        headers = {**self._headers, "Content-Type": "application/json", "Accept-Encoding": "gzip"}
-        request = self._client.build_request("POST", self.base_url.rstrip("/") + path, content=body, headers=headers)
-        return await self._answer(request)
+        return await self.send("POST", path, body, "application/json")
+
+    async def send(
+        self, method: str, path: str, body: bytes = b"", content_type: str = "", most: int = MOST_BYTES
+    ) -> Answer:
+        """Send anything to a path under the base address."""
+        headers = {**self._headers, "Accept-Encoding": "gzip"} | (
+            {"Content-Type": content_type} if content_type else {}
+        )
+        url = self.base_url.rstrip("/") + path
+        request = self._client.build_request(method, url, content=body or None, headers=headers)
+        return await self._answer(request, most)
 
     async def look(self, url: str, seconds: float) -> Answer:
         """Ask for an address itself, without key or text."""
@@ -53,12 +63,12 @@ class ProxiedClient:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _answer(self, request: Any) -> Answer:
+    async def _answer(self, request: Any, most: int = MOST_BYTES) -> Answer:
         try:
             response = await self._client.send(request, stream=True)
             try:
                 headers = {name.lower(): value for name, value in response.headers.items()}
-                body = Body(headers)
+                body = Body(headers, most)
                 async for part in response.aiter_raw():  # `Body` unpacks it, to a limit
                     body.add(part)
                 return Answer(response.status_code, headers, body.text())

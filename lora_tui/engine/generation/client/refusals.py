@@ -16,6 +16,22 @@ from typing import Any, Literal
 
 from lora_tui.engine.generation.client.wire import exceeds_context, names_a_parameter, sent_names
 
+
+class Refused(Exception):  # noqa: N818  # the caller asks again without
+    """The server did not understand a request; sending the same again is pointless."""
+
+    def __init__(self, reason: str, parameters: dict[str, Any]) -> None:
+        super().__init__(reason)
+        self.parameters = parameters
+
+
+class FormRefused(Exception):  # noqa: N818  # the caller asks in another form
+    """The server does not take the parameter that was to enforce the reply's form, or completes no texts.
+
+    The text is its reason.
+    """
+
+
 Meaning = Literal[
     "context", "too_large", "filtered", "credit", "key", "forbidden", "model", "tls", "parameter", "rate", "busy",
     "server", "other",

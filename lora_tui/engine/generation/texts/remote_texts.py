@@ -12,8 +12,8 @@ from functools import partial
 
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.data.survey import estimate_tokens
-from lora_tui.engine.generation.client.endpoint import FormRefused
 from lora_tui.engine.generation.client.enforcement import Enforcement
+from lora_tui.engine.generation.client.refusals import FormRefused
 from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest
 from lora_tui.engine.generation.generation_model import (
     CallFailed,

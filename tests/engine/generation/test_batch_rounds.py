@@ -1,0 +1,163 @@
+"""Pairs by the Batch API: one batch a round, half the price, and nothing lost or paid for twice, whenever it ends."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lora_tui.engine.generation.client import batch_rounds
+from tests.batch_server import BatchServer
+from tests.engine.generation.generation_harness import GenerationHarness
+from tests.engine.generation.live_run import live_run, wait_for
+from tests.engine.generation.test_generation_run import check_the_books
+from tests.openai_server import MALFORMED, http, made_up_text
+
+ANSWERED = "SELECT COUNT(*) FROM attempts WHERE status='ok' AND model LIKE '% (batch)'"
+
+
+@pytest.fixture
+def server() -> Iterator[BatchServer]:
+    with BatchServer() as server:
+        yield server
+
+
+@pytest.fixture
+def batches(tmp_path: Path, server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> GenerationHarness:
+    monkeypatch.setattr(batch_rounds, "_QUIET", 0.15)
+    monkeypatch.setattr(batch_rounds, "_POLL_SECONDS", (0.02, 0.05))
+    harness = GenerationHarness(tmp_path, server)
+    harness.values |= {"batch": True, "prompt_price": 2.0, "completion_price": 8.0}
+    for number in range(3):
+        harness.write(f"{number}.txt", made_up_text(number, 8))
+    return harness
+
+
+def rows(harness: GenerationHarness) -> list[tuple[str, str]]:
+    return [(row[0], row[1]) for row in harness.rows("SELECT batch_id, state FROM batches ORDER BY id")]
+
+
+def test_a_round_is_one_batch_and_costs_half(batches: GenerationHarness, server: BatchServer) -> None:
+    end = batches.run(total_examples=9)
+    assert end.state == "finished", end.error
+    assert end.result["accepted"] == 9
+    assert 2 <= len(server.created) <= 6, "written, judged, and what was refused once more"
+    assert all(one["endpoint"] == "/v1/chat/completions" for one in server.created)
+    assert all(one["completion_window"] == "24h" for one in server.created)
+    assert {state for _, state in rows(batches)} == {"completed"}
+    sums = "SELECT COALESCE(SUM(2.0 * prompt_tokens + 8.0 * completion_tokens), 0) / 1e6 FROM attempts WHERE model"
+    cost = batches.value(f"{sums} LIKE '% (batch)'") / 2 + batches.value(f"{sums} NOT LIKE '% (batch)'")
+    assert end.result["dollars"] == pytest.approx(cost, abs=1e-6)
+    told = batches.events("batch")
+    assert told[-1]["state"] == "completed"
+    assert told[-1]["answered"] == told[-1]["requests"]
+    check_the_books(batches)
+
+
+def test_a_stop_leaves_the_batch_and_a_resumed_run_collects_it(batches: GenerationHarness, server: BatchServer) -> None:
+    server.held = True
+    with live_run(batches, total_examples=9) as run:
+        wait_for(lambda: any(state == "submitted" for _, state in rows(batches)))
+        began = time.monotonic()
+        run.engine.stop(run.run_id)
+        first = run.end()
+    assert time.monotonic() - began < 10, "nobody waits for a batch"
+    assert first.state == "stopped"
+    assert any("collect them with lora-tui --resume 1" in note["message"] for note in batches.events("note"))
+    written = len(server.batches["batch-1"]["lines"])
+    server.held = False
+    end = batches.run(resume=1, total_examples=9)
+    assert end.state == "finished", end.error
+    assert end.result["accepted"] == 9
+    asked = [line for batch in server.batches.values() for line in batch["lines"]]
+    assert len({line["custom_id"] for line in asked}) == len(asked)
+    assert batches.value("SELECT COUNT(*) FROM batch_calls WHERE batch=1") == written
+    assert batches.value(ANSWERED) == server.answered
+    check_the_books(batches)
+
+
+@pytest.mark.parametrize("forgotten", ["batch_id='', state='planned'", "state='submitted'"])
+def test_a_process_that_was_killed_finds_its_batch_again(
+    batches: GenerationHarness, server: BatchServer, forgotten: str
+) -> None:
+    server.held = True
+    with live_run(batches, total_examples=6) as run:
+        wait_for(lambda: any(state == "submitted" for _, state in rows(batches)))
+        run.engine.stop(run.run_id)
+        run.end()
+    batches.change(f"UPDATE batches SET {forgotten}")  # as it was before the endpoint's answer was stored
+    server.held = False
+    end = batches.run(resume=1, total_examples=6)
+    assert end.state == "finished", end.error
+    assert end.result["accepted"] == 6
+    assert batches.value(ANSWERED) == server.answered
+    assert not batches.rows("SELECT 1 FROM attempts WHERE status IN ('lost', 'cancelled')")
+
+
+def test_a_batch_that_was_never_begun_is_asked_again(batches: GenerationHarness, server: BatchServer) -> None:
+    server.held = True
+    with live_run(batches, total_examples=4) as run:
+        wait_for(lambda: any(state == "submitted" for _, state in rows(batches)))
+        run.engine.stop(run.run_id)
+        run.end()
+    batches.change("UPDATE batches SET batch_id='', state='planned'")
+    server.batches.clear()
+    server.held = False
+    end = batches.run(resume=1, total_examples=4)
+    assert end.state == "finished", end.error
+    assert end.result["accepted"] == 4
+
+
+def test_calls_of_an_expired_batch_are_asked_again_and_single_failures_counted(
+    batches: GenerationHarness, server: BatchServer
+) -> None:
+    server.ends, server.share_answered = ["expired"], 0.5
+    server.next_faults.extend([None, http(500), MALFORMED])
+    end = batches.run(total_examples=8)
+    assert end.state == "finished", end.error
+    assert end.result["accepted"] == 8
+    assert end.result["attempts"]["http_error"] >= 2
+    assert end.result["attempts"]["malformed"] == 1
+    assert rows(batches)[0][1] == "expired"
+    check_the_books(batches)
+
+
+def test_the_network_may_fail_and_no_batch_is_begun_twice(batches: GenerationHarness, server: BatchServer) -> None:
+    server.faults = {"/v1/files": [503], "/v1/batches": [0]}
+    end = batches.run(total_examples=4, give_up_after=30.0)
+    assert end.state == "finished", end.error
+    assert len({one["metadata"]["lora_tui"] for one in server.created}) == len(server.created)
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ({"/v1/files": [404], "/v1/batches": []}, "knows no batches"),
+        ({"/v1/files": [401], "/v1/batches": []}, "HTTP 401"),
+    ],
+)
+def test_an_endpoint_without_batches_is_told_plainly(
+    batches: GenerationHarness, server: BatchServer, script: dict[str, list[int]], said: str
+) -> None:
+    server.faults = script
+    end = batches.run(total_examples=4)
+    assert end.state == "failed"
+    assert said in (end.error or "")
+    assert batches.rows("SELECT status, error FROM attempts WHERE status<>'unreached'") == []
+
+
+def test_a_refused_batch_ends_the_run_with_its_reason(batches: GenerationHarness, server: BatchServer) -> None:
+    server.ends = ["failed"]
+    end = batches.run(total_examples=4)
+    assert end.state == "failed"
+    assert "Enqueued token limit reached" in (end.error or "")
+    assert end.result["unknown_calls"] == 0, "nothing was charged"
+
+
+def test_a_budget_is_kept_before_a_batch_leaves(batches: GenerationHarness, server: BatchServer) -> None:
+    end = batches.run(total_examples=40, num_examples_per_file=20, budget_tokens=9_000)
+    assert end.state == "failed"
+    assert "budget" in (end.error or "")
+    spent = end.result["prompt_tokens"] + end.result["completion_tokens"]
+    assert 0 < spent <= 9_000
+    assert end.result["waiting"] == 0, "what was written was judged"
