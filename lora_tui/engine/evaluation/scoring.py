@@ -25,8 +25,8 @@ from lora_tui.scoring.words import normalise
 KEPT = "kept"
 """The one metric of a control: 1 for a reply that says nothing of what it must not say."""
 
-_BATCH = 8
-"""Prompts that are answered in one batch."""
+_BATCH = 16
+"""Prompts that are answered side by side, between two looks at whether to stop."""
 
 _LEAK = 0.5
 """ROUGE-L with the avoided answer from which a reply counts as leaking it."""

@@ -263,9 +263,9 @@ class BuiltinModel:
         if passage in self._read:
             self._read.move_to_end(passage)
         else:
-            text = read_text(self._base.model, self._base.tokenizer, f"{passage.strip()}\n\n")
+            text = read_text(self._base.model, self._base.tokenizer, f"{passage.strip()}\n\n", measured=False)
             question, answer = (
-                read_text(self._base.model, self._base.tokenizer, begun, after=text)
+                read_text(self._base.model, self._base.tokenizer, begun, after=text, measured=False)
                 for begun in ("Question", "Answer:")
             )
             self._read[passage] = _ReadPassage(question, answer)

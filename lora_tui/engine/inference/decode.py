@@ -5,10 +5,8 @@ fast form of the model where its family is known, transformers' forward elsewher
 through continuous batching. A batch gives what each prompt gives alone.
 """
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
 from itertools import takewhile
 
 import torch
@@ -18,16 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 from lora_tui.engine.data.chat_template import common_prefix
 from lora_tui.engine.inference.batch_decoder import BatchDecoder
 from lora_tui.engine.inference.beams import BeamSearch, beams_are_known, configured_beams
-from lora_tui.engine.inference.fast_model import FastModel, active_adapter, fast_model
-from lora_tui.engine.inference.matrices import UnsupportedError
+from lora_tui.engine.inference.fast_model import FastModel, fast_form
 from lora_tui.engine.inference.padding import padded
 from lora_tui.engine.inference.readers import FastReader, PromptReader, TransformersReader
 from lora_tui.engine.inference.sequences import SequenceRequest
 from lora_tui.engine.inference.token_choice import choose, penalised, random_generator, stop_token_ids
 from lora_tui.engine.models.loaded_checks import position_limit
 from lora_tui.protocol.reply import Decoding
-
-_log = logging.getLogger(__name__)
 
 
 def answers(
@@ -46,7 +41,7 @@ def answers(
         found = [beam_search(model, tokenizer, prompt, decoding, stop.is_set) for prompt in prompts]
         return [text_of(tokenizer, ids) for ids in found]
     ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    fast = _fast_form(model, ids, decoding.max_new_tokens) if len(prompts) > 1 else None
+    fast = fast_form(model, ids, decoding.max_new_tokens) if len(prompts) > 1 else None
     if fast is not None:
         written = _continuously(*fast, tokenizer, ids, stop_token_ids(model, tokenizer), decoding, stop)
     else:
@@ -84,40 +79,18 @@ def _continuously(
     return list(replies.values())
 
 
-def _fast_form(
-    model: PreTrainedModel, prompts: Sequence[list[int]], new_tokens: int
-) -> tuple[FastModel, str | None] | None:
-    """The model's fast form and the adapter that computes now; None where transformers' own path is taken."""
-    found = fast_model(model)
-    if isinstance(found, str):
-        _announce(found)
-        return None
-    longest = max(map(len, prompts)) + new_tokens
-    if not all(prompts) or (found.max_tokens is not None and longest > found.max_tokens):
-        return None
-    try:
-        return found, active_adapter(model)
-    except UnsupportedError as error:
-        _announce(str(error))
-        return None
-
-
-@cache
-def _announce(reason: str) -> None:
-    _log.info("answers are decoded by transformers' own forward pass, which is slower: the model has %s", reason)
-
-
 def _reader(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Sequence[list[int]], new_tokens: int
 ) -> PromptReader:
-    fast = _fast_form(model, ids, new_tokens)
+    fast = fast_form(model, ids, new_tokens)
     return TransformersReader(model, tokenizer, ids) if fast is None else FastReader(fast[0], ids, fast[1])
 
 
 def _seen(ids: Sequence[list[int]], device: torch.device) -> Tensor:
     """The tokens of each prompt ``(prompts, longest)``, filled up with its own last one: that is no repetition."""
     longest = max(map(len, ids))
-    return torch.tensor([[*row, *[row[-1]] * (longest - len(row))] for row in ids], device=device)
+    filled = [[*row, *(row[-1:] or [0]) * (longest - len(row))] for row in ids]
+    return torch.tensor(filled, dtype=torch.long, device=device)
 
 
 def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -234,7 +207,7 @@ def beam_search(
     """
     fitted, longest = within_positions(model, [[*tokenizer(prompt)["input_ids"], *written]], decoding.max_new_tokens)
     ends = stop_token_ids(model, tokenizer)
-    fast = _fast_form(model, fitted, longest) if beams_are_known(model) else None
+    fast = fast_form(model, fitted, longest) if beams_are_known(model) else None
     if fast is not None:
         search = BeamSearch(*fast, fitted[0], ends, decoding, longest, configured_beams(model))
         return search.run(should_stop, on_step)

@@ -5,9 +5,11 @@ and with nothing attached to them. What a token costs is then its products, a no
 The formulas and the precision of each step are transformers'.
 """
 
+import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,6 +25,8 @@ from transformers.activations import SiLUActivation
 from lora_tui.engine.inference.key_values import Attention, KeyValueCache
 from lora_tui.engine.inference.matrices import BASE, JoinedLinear, RowAdapters, UnsupportedError
 
+_log = logging.getLogger(__name__)
+
 _FAMILIES = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "qwen2.modeling_qwen2.Qwen2")
 _FAMILIES_WITH_NORMED_HEADS = ("qwen3.modeling_qwen3.Qwen3",)
 _ROTARY_KINDS = ("default", "linear", "llama3", "yarn")
@@ -31,11 +35,22 @@ _ROTARY_KINDS = ("default", "linear", "llama3", "yarn")
 
 @dataclass(frozen=True, slots=True)
 class _Norm:
+    """A root mean square norm; `twice` is its weight, two times one after the other.
+
+    On a CPU torch computes it in eight passes. The mean of a vector with its own opposite after it is 0 and its
+    variance the mean square: one pass of the kernel for the other norm gives the same.
+    """
+
     weight: Tensor
     eps: float
+    twice: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        if x.device.type != "cpu":
+            return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        both = torch.cat([x, -x], dim=-1)
+        y: Tensor = torch.native_layer_norm(both, both.shape[-1:], self.twice, None, self.eps)[0]
+        return y[..., : x.shape[-1]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +94,11 @@ class FastModel:
     def new_cache(self) -> KeyValueCache:
         """An empty cache of this model's shape."""
         return KeyValueCache(len(self._layers), self._key_heads, self._width, self._embedding)
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model tells apart."""
+        return self._head.out_features
 
     @property
     def device(self) -> torch.device:
@@ -156,6 +176,32 @@ def fast_model(model: PreTrainedModel | PeftModel) -> FastModel | str:
         return found
 
 
+def fast_form(
+    model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], new_tokens: int
+) -> tuple[FastModel, str | None] | None:
+    """The fast form of a model for prompts of tokens and so many new ones, and the adapter that computes with it now.
+
+    None where transformers' own forward is to be used instead. The log says once why.
+    """
+    found = fast_model(model)
+    if isinstance(found, str):
+        _announce(found)
+        return None
+    longest = max(map(len, prompts)) + new_tokens
+    if not all(prompts) or (found.max_tokens is not None and longest > found.max_tokens):
+        return None
+    try:
+        return found, active_adapter(model)
+    except UnsupportedError as error:
+        _announce(str(error))
+        return None
+
+
+@cache
+def _announce(reason: str) -> None:
+    _log.info("answers are decoded by transformers' own forward pass, which is slower: the model has %s", reason)
+
+
 def active_adapter(model: PreTrainedModel | PeftModel) -> str | None:
     """The adapter that computes with a model now; None for the base model. Raises `UnsupportedError` for several."""
     for module in model.modules():
@@ -194,7 +240,7 @@ def _layer(layer: Any) -> _Layer:
 
 
 def _norm(module: Any) -> _Norm:
-    return _Norm(module.weight, float(module.variance_epsilon))
+    return _Norm(module.weight, float(module.variance_epsilon), torch.cat([module.weight, module.weight]).detach())
 
 
 def _check_parts(model: PreTrainedModel) -> None:

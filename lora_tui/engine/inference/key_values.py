@@ -158,12 +158,56 @@ class SharedPrefixAttention:
         return torch.lerp(second.float(), first.float(), share).to(query.dtype).reshape(rows, -1)
 
 
-def _attention_with_sum(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+class ContinuedTextAttention:
+    """Rows of `width` tokens that continue the same text, or begin one; each token sees what is before it in its row.
+
+    `layers` are the text's keys and values, ``(1, key heads, tokens, width)``, which stay as they are; None for a
+    beginning. `own` are those of the rows afterwards, ``(rows, key heads, width, width of a head)``.
+    """
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]] | None, rows: int, width: int, scaling: float) -> None:
+        self._layers, self._rows, self._width, self._scaling = layers, rows, width, scaling
+        self.own: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See `Attention`."""
+        rows, width, (key_heads, head) = self._rows, self._width, key.shape[1:]
+        keys, values = (part.reshape(rows, width, key_heads, head).transpose(1, 2) for part in (key, value))
+        self.own.append((keys, values))
+        grouped = query.reshape(rows, width, key_heads, -1, head).permute(
+            0, 2, 3, 1, 4
+        )  # rows, key heads, group, width
+        group = grouped.shape[2]
+        own, own_sum = _attention_with_sum(
+            grouped.flatten(0, 1),
+            keys.flatten(0, 1)[:, None].expand(-1, group, -1, -1),
+            values.flatten(0, 1)[:, None].expand(-1, group, -1, -1),
+            self._scaling,
+            causal=True,
+        )
+        y = own.view(rows, key_heads, group, width, head)
+        if self._layers is not None:
+            together = grouped.transpose(0, 1).reshape(1, key_heads, -1, head)
+            text, text_sum = _attention_with_sum(together, *self._layers[layer], self._scaling)
+            text = text.view(key_heads, rows, group, width, head).transpose(0, 1)
+            text_sum = text_sum.reshape(key_heads, rows, group, width).transpose(0, 1)
+            share = torch.sigmoid(text_sum - own_sum.view(rows, key_heads, group, width)).unsqueeze(-1)
+            y = torch.lerp(y.float(), text.float(), share).to(query.dtype)
+        return y.permute(0, 3, 1, 2, 4).reshape(rows * width, -1)
+
+
+def _attention_with_sum(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, *, causal: bool = False
+) -> tuple[Tensor, Tensor]:
     """Attention ``(rows, heads, queries, width)``, and the logarithm of each softmax's sum, float32, without width."""
     if query.device.type == "cpu":
-        y, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scaling)
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        y, sums = attention(query, key, value, 0.0, causal, scale=scaling)
         return y, sums
     scores = (query.float() @ key.float().transpose(-1, -2)) * scaling
+    if causal:
+        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).triu_(1)
+        scores = scores.masked_fill(future, -math.inf)
     return (scores.softmax(-1) @ value.float()).to(query.dtype), scores.logsumexp(-1)
 
 

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from lora_tui.engine.inference.fast_model import fast_form
+from lora_tui.engine.inference.key_values import ContinuedTextAttention
+from lora_tui.engine.inference.matrices import RowAdapters
 from lora_tui.engine.inference.padding import padded
 
 
@@ -44,21 +47,28 @@ class ContinuationScore:
 
 @torch.inference_mode()
 def read_text(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, after: ReadText | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    after: ReadText | None = None,
+    *,
+    measured: bool = True,
 ) -> ReadText:
-    """Have the model read a text of at least one token, at the beginning or `after` what it has read."""
+    """Have the model read a text of at least one token, at the beginning or `after` what it has read.
+
+    Without `measured`, its `mean` is not computed, and is 0.
+    """
     ids = tokenizer(text, add_special_tokens=after is None, return_tensors="pt")["input_ids"].to(model.device)
     before = after.tokens if after is not None else 0
-    cache = _cache(model, after, 1)
-    positions = torch.arange(before, before + ids.shape[1], device=model.device)[None]
-    logits = model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True).logits[0]
-    scores = logits.float().log_softmax(-1)
-    own = scores[:-1].gather(-1, ids[0, 1:, None])
-    if after is not None:
-        own = torch.cat([after.following[ids[0, 0]].view(1, 1), own])
-    mean = float(own.mean()) if len(own) else 0.0
-    layers = tuple((layer.keys, layer.values) for layer in cache.layers)
-    return ReadText(layers, before + ids.shape[1], scores[-1], mean)
+    logits, layers = _forward(model, after, ids, torch.ones_like(ids), None if measured else ids.shape[1] - 1)
+    scores = logits[0].log_softmax(-1)
+    mean = 0.0
+    if measured:
+        own = scores[:-1].gather(-1, ids[0, 1:, None])
+        if after is not None:
+            own = torch.cat([after.following[ids[0, 0]].view(1, 1), own])
+        mean = float(own.mean()) if len(own) else 0.0
+    return ReadText(tuple(layers), before + ids.shape[1], scores[-1], mean)
 
 
 @torch.inference_mode()
@@ -88,19 +98,48 @@ def _score_batch(
     longer = [place for place, ids in enumerate(rows) if len(ids) > 1]
     if longer:
         input_ids, mask = padded(tokenizer, [rows[place][:-1] for place in longer], "right", model.device)
-        n, width = input_ids.shape
-        logits = model(
-            input_ids=input_ids,
-            attention_mask=torch.cat([mask.new_ones(n, text.tokens), mask], dim=1),
-            position_ids=torch.arange(text.tokens, text.tokens + width, device=model.device).expand(n, -1),
-            past_key_values=_cache(model, text, n),
-            use_cache=True,
-        ).logits
+        logits, _ = _forward(model, text, input_ids, mask, None)
         for row, place in enumerate(longer):
             following = torch.tensor(rows[place][1:], device=model.device)
-            log_probabilities = logits[row, : len(following)].float().log_softmax(-1)
+            log_probabilities = logits[row, : len(following)].log_softmax(-1)
             totals[place] += float(log_probabilities.gather(-1, following[:, None]).sum())
     return [ContinuationScore(total, len(ids), first) for total, ids, first in zip(totals, rows, firsts, strict=True)]
+
+
+def _forward(
+    model: PreTrainedModel, text: ReadText | None, ids: Tensor, mask: Tensor, position: int | None
+) -> tuple[Tensor, Sequence[tuple[Tensor, Tensor]]]:
+    """Scores ``(rows, width, vocabulary)``, float32, of rows of tokens `ids` ``(rows, width)`` that continue a text.
+
+    They are padded on the right, as `mask` says; with `position` the scores are those of that place alone. Beside them
+    are the keys and values of text and row together, where there is one row.
+    """
+    rows, width = ids.shape
+    before = 0 if text is None else text.tokens
+    positions = torch.arange(before, before + width, device=ids.device).expand(rows, -1)
+    found = fast_form(model, ids.tolist(), before)
+    if found is None:
+        cache = _cache(model, text, rows)
+        logits = model(
+            input_ids=ids,
+            attention_mask=torch.cat([mask.new_ones(rows, before), mask], dim=1),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=0 if position is None else width - position,
+        ).logits
+        return logits.float(), [(layer.keys, layer.values) for layer in cache.layers]
+    fast, adapters = found[0], RowAdapters(everywhere=found[1])
+    layers = None if text is None else text.layers
+    attention = ContinuedTextAttention(layers, rows, width, fast.scaling)
+    hidden = fast.hidden(ids.flatten(), positions.flatten(), attention, adapters)
+    if position is not None:
+        hidden = hidden.view(rows, width, -1)[:, position:].flatten(0, 1)
+    logits = fast.logits(hidden.contiguous(), adapters).view(rows, -1, fast.vocabulary)
+    if layers is None or rows > 1:
+        return logits, attention.own
+    joined = zip(layers, attention.own, strict=True)
+    return logits, [(torch.cat([k, own_k], 2), torch.cat([v, own_v], 2)) for (k, v), (own_k, own_v) in joined]
 
 
 def _cache(model: PreTrainedModel, text: ReadText | None, rows: int) -> DynamicCache:
