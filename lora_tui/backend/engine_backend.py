@@ -169,6 +169,12 @@ class EngineBackend:
 
         return await self._on_store(lambda store: override_pairs(store, pair_ids, verdict))
 
+    async def override_text(self, text_id: int, verdict: str) -> ReviewResult:
+        """Accept or reject a text."""
+        from lora_tui.engine.review.texts import override_text
+
+        return await self._on_store(lambda store: override_text(store, text_id, verdict))
+
     async def edit_pair(self, pair_id: int, question: str, answer: str) -> ReviewResult:
         """Rewrite a pair."""
         from lora_tui.engine.review.pairs import edit_pair

@@ -156,6 +156,9 @@ class Backend(Protocol):
     async def override_pairs(self, pair_ids: Sequence[int], verdict: str) -> ReviewResult:
         """Accept or reject pairs of one run, whatever their score."""
 
+    async def override_text(self, text_id: int, verdict: str) -> ReviewResult:
+        """Accept or reject a text of a run, whatever its score."""
+
     async def edit_pair(self, pair_id: int, question: str, answer: str) -> ReviewResult:
         """Rewrite a pair's question and answer."""
 

@@ -99,9 +99,14 @@ async def last_round(store: Store, run_id: int) -> int:
     return int(await store.value("SELECT COALESCE(MAX(round), 0) FROM tasks WHERE run_id=?", (run_id,)))
 
 
-async def begin_attempt(t: Store, run_id: int, task_id: int, estimated_tokens: int) -> int:
+WAITS_FOR_BATCH = " (batch)"
+"""The model of an attempt that has begun and waits for its batch: until the batch is stored nothing of it leaves."""
+
+
+async def begin_attempt(t: Store, run_id: int, task_id: int, estimated_tokens: int, model: str = "") -> int:
     """Store that a request is about to leave, once this is committed; returns the attempt's id."""
     attempt: dict[str, Any] = {"task_id": task_id, "run_id": run_id, "estimated_tokens": estimated_tokens}
+    attempt |= {"model": model} if model else {}
     return await t.insert("attempts", status="sent", sent_at=time.time(), **attempt)
 
 
@@ -120,6 +125,11 @@ async def mark_lost_attempts(store: Store, run_id: int) -> int:
     Those in a batch are not lost: the endpoint keeps their answers.
     """
     async with store.transaction() as t:
+        await t.execute(
+            "UPDATE attempts SET status='unreached', ended_at=?, error='the program ended before its batch was begun'"
+            " WHERE run_id=? AND status='sent' AND model=? AND id NOT IN (SELECT attempt_id FROM batch_calls)",
+            (time.time(), run_id, WAITS_FOR_BATCH),
+        )
         return await t.execute(
             "UPDATE attempts SET status='lost', ended_at=?, error='the program ended before the answer was stored'"
             " WHERE run_id=? AND status='sent' AND id NOT IN (SELECT attempt_id FROM batch_calls)",

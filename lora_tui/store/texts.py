@@ -7,6 +7,7 @@ first parameter is `t` work inside the caller's transaction.
 """
 
 import time
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -160,15 +161,20 @@ async def counts(store: Store, run_id: int) -> dict[str, dict[str, int]]:
     return found
 
 
-async def lines(store: Store, run_id: int, states: Sequence[str] = VERDICTS, limit: int = 5000) -> list[TextLine]:
-    """Return up to `limit` texts of a run in any of `states` as list rows, in the order they were written."""
+async def ids(store: Store, run_id: int, states: Sequence[str] = VERDICTS) -> "array[int]":
+    """Return the ids of a run's texts in any of `states`, in the order they were written."""
+    sql = f"SELECT id FROM texts WHERE run_id=? AND state IN ({', '.join('?' * len(states))}) ORDER BY id"
+    return array("q", (text_id for (text_id,) in await store.tuples(sql, (run_id, *states))))
+
+
+async def lines(store: Store, text_ids: Sequence[int]) -> list[TextLine]:
+    """Return texts as list rows."""
     return await store.all(
         TextLine,
         "SELECT id, form, state, score, substr(title, 1, 300) AS title,"
         " length(body) - length(replace(replace(body, ' ', ''), char(10), '')) + 1 AS words,"
-        f" substr(reason, 1, 300) AS reason FROM texts WHERE run_id=? AND state IN ({', '.join('?' * len(states))})"
-        " ORDER BY id LIMIT ?",
-        (run_id, *states, limit),
+        f" substr(reason, 1, 300) AS reason FROM texts WHERE id IN ({', '.join('?' * len(text_ids))})",
+        text_ids,
     )
 
 

@@ -274,6 +274,10 @@ class AppActions:
         """Accept or reject pairs of one run, whatever their score; None where that was refused."""
         return await self._review(self._services.backend.override_pairs(pair_ids, verdict))
 
+    async def override_text(self, text_id: int, verdict: str) -> ReviewResult | None:
+        """Accept or reject a text, whatever its score; None where that was refused."""
+        return await self._review(self._services.backend.override_text(text_id, verdict))
+
     async def edit_pair(self, pair_id: int, question: str, answer: str) -> None:
         """Give a pair another wording."""
         await self._review(self._services.backend.edit_pair(pair_id, question, answer))

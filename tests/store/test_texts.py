@@ -39,7 +39,7 @@ def test_texts_are_counted_by_form_and_state_and_listed_with_their_words(tmp_pat
         counts = await texts.counts(store, run_id)
         assert counts["rewrite"] == {"accepted": 1, "rejected": 0, "review": 0, "waiting": 0}
         assert counts["dialogue"]["waiting"] == 1
-        assert [(line.form, line.words) for line in await texts.lines(store, run_id)] == [
+        assert [(line.form, line.words) for line in await texts.lines(store, await texts.ids(store, run_id))] == [
             ("rewrite", 3),
             ("dialogue", 3),
         ]

@@ -182,6 +182,10 @@ class FakeBackend:
         weights = {"coverage": 0.25, "bleu": 0.10}, {"coverage": 0.2531, "bleu": 0.0969}
         return ReviewResult("Accepted.", *weights, (6.4, 6.6), tuple(pair_ids))
 
+    async def override_text(self, text_id: int, verdict: str) -> ReviewResult:
+        self._note("override text", text_id, verdict)
+        return ReviewResult("Rejected.")
+
     async def edit_pair(self, pair_id: int, question: str, answer: str) -> ReviewResult:
         self._note("edit", pair_id, question, answer)
         return ReviewResult("Edited.")

@@ -67,6 +67,29 @@ async def test_texts_are_counted_listed_and_read(harness: AppHarness, size: tupl
         await wait_until(lambda: "Texts of run" not in screen_text(app))
 
 
+async def test_a_text_is_rejected_by_a_key_and_a_long_list_has_its_end(harness: AppHarness) -> None:
+    async def many(store: Store) -> int:
+        run_id = await run_with_texts(store)
+        async with store.transaction() as t:
+            await t.execute(
+                "INSERT INTO texts(run_id, task_id, ordinal, form, source, title, body, messages, state, created_at)"
+                " WITH RECURSIVE n(i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 6009)"
+                " SELECT run_id, task_id, i, form, source, 'Text number ' || i, body, messages, 'accepted', 0"
+                " FROM n, (SELECT * FROM texts ORDER BY id LIMIT 1)"
+            )
+        return run_id
+
+    await harness.populate(many)
+    async with harness.app((140, 42)) as (app, pilot):
+        await wait_for_text(app, "dialogue")
+        await pilot.press("d")
+        await wait_for_text(app, "Texts of run 1 (6,004)")
+        await pilot.press("end")
+        await wait_for_text(app, "Text number 6009")
+        await pilot.press("r")
+        await wait_until(lambda: any(call[0] == "override text" for call in harness.backend.calls))
+
+
 async def test_a_run_of_pairs_alone_offers_no_texts(harness: AppHarness) -> None:
     await harness.populate(lambda store: create_generation_run(store, "finished"))
     async with harness.app((140, 42)) as (app, pilot):

@@ -224,7 +224,8 @@ class StoredCall:
     async def _store_begin(self, estimated_tokens: int) -> int:
         async def begin(t: Store) -> int:
             await self.check_wanted(t)
-            return await tasks.begin_attempt(t, self._run_id, self._task_id, estimated_tokens)
+            waits = "" if self.batch_task is None else tasks.WAITS_FOR_BATCH
+            return await tasks.begin_attempt(t, self._run_id, self._task_id, estimated_tokens, waits)
 
         try:
             attempt = await self._store.together(begin)

@@ -271,7 +271,7 @@ class GenerateScreen(RunScreen):
         from lora_tui.tui.screens.text_list import TextList
 
         if self._view is not None:
-            self.services.open_screen(TextList(self.services, self._view.run.id))
+            self.services.open_screen(TextList(self.services, self.actions, self._view.run.id))
 
     async def action_pause(self) -> None:
         """Begin no new calls to the model."""

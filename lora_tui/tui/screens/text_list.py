@@ -12,6 +12,7 @@ from textual.widgets import Static
 
 from lora_tui.store import texts
 from lora_tui.store.texts import TextLine, TextRow
+from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_line, safe_text, styled
@@ -31,6 +32,9 @@ _COLUMNS = (
 )
 _STYLES = {"accepted": "good", "rejected": "dim", "review": "warn", "waiting": "other"}
 _REFRESH_SECONDS = 1.0
+_MARGIN = 100
+"""Lines that are loaded before and behind those in view."""
+
 _LONGEST = 20_000
 """Characters of a text that are shown."""
 
@@ -43,6 +47,8 @@ class TextList(Dialog[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "dismiss", "Back", id="texts.close"),
+        Binding("a", "verdict('accepted')", "Accept", id="texts.accept", tooltip="Keep this text, whatever its score"),
+        Binding("r", "verdict('rejected')", "Reject", id="texts.reject", tooltip="Leave this text out of training"),
         Binding("f", "filter", "Filter", id="texts.filter", tooltip="All, accepted, rejected, review"),
         Binding("space", "page(1)", "Read on", id="texts.down", tooltip="Scroll the text down"),
         Binding("b", "page(-1)", "Back up", show=False, id="texts.up", tooltip="Scroll the text up"),
@@ -50,11 +56,13 @@ class TextList(Dialog[None]):
         Binding("question_mark", "app.help", "Help", show=False, key_display="?"),
     ]
 
-    def __init__(self, services: AppServices, run_id: int) -> None:
+    def __init__(self, services: AppServices, actions: AppActions, run_id: int) -> None:
         super().__init__()
         self._services = services
+        self._app_actions = actions
         self._run_id = run_id
-        self._lines: Sequence[TextLine] = ()
+        self._ids: Sequence[int] = ()
+        self._lines: dict[int, TextLine] = {}  # of those in view, and some beyond, by id
         self._row: TextRow | None = None
         self._filter = 0
 
@@ -77,17 +85,19 @@ class TextList(Dialog[None]):
         if store is None:
             return
         states = _FILTERS[self._filter]
-        self._lines = await texts.lines(store, self._run_id, states)
-        self.query_one("#texts", RowList).show(len(self._lines))
+        self._ids = await texts.ids(store, self._run_id, states)
+        self._lines.clear()  # verdicts come in
+        self.query_one("#texts", RowList).show(len(self._ids))
         shown = "" if states == texts.VERDICTS else f", {VERDICT_WORDS.get(states[0], states[0])}"
-        set_title(self.query_one("#texts-box"), f"Texts of run {self._run_id} ({len(self._lines):,}{shown})")
+        set_title(self.query_one("#texts-box"), f"Texts of run {self._run_id} ({len(self._ids):,}{shown})")
         await self._show_row()
 
     @on(RowList.Moved, "#texts")
     async def _show_row(self) -> None:
         """Show the text under the cursor."""
         store, index = self._services.reader.store, self.query_one("#texts", RowList).cursor
-        wanted = self._lines[index].id if index < len(self._lines) else None
+        await self._load()
+        wanted = self._ids[index] if index < len(self._ids) else None
         if store is None or (self._row is not None and self._row.id == wanted and self._row.state != "waiting"):
             return
         moved = self._row is None or self._row.id != wanted
@@ -97,15 +107,25 @@ class TextList(Dialog[None]):
         if moved:
             self.query_one("#text-box").scroll_home(animate=False)
 
+    async def _load(self) -> None:
+        """Load the lines in view, and some beyond."""
+        store, rows = self._services.reader.store, self.query_one("#texts", RowList)
+        view = rows.visible_rows
+        if store is None or all(self._ids[index] in self._lines for index in view if index < len(self._ids)):
+            return
+        near = self._ids[max(0, view.start - _MARGIN) : view.stop + _MARGIN]
+        self._lines = {line.id: line for line in await texts.lines(store, near)}
+        rows.refresh()
+
     @on(RowList.Chosen, "#texts")
     def _read_it(self) -> None:
         """Go to the text, so that the arrow keys scroll it; escape or tab lead back."""
         self.query_one("#text-box").focus()
 
     def _cells_of(self, index: int) -> Sequence[Cell]:
-        if index >= len(self._lines):
+        line = self._lines.get(self._ids[index]) if index < len(self._ids) else None
+        if line is None:
             return []
-        line = self._lines[index]
         style = _STYLES.get(line.state, "")
         score = "" if line.score is None else f"{line.score:.1f}"
         why = "" if line.state == "accepted" else line.reason
@@ -120,6 +140,12 @@ class TextList(Dialog[None]):
         self._filter = (self._filter + 1) % len(_FILTERS)
         self._row = None
         await self._read()
+
+    async def action_verdict(self, verdict: str) -> None:
+        """Accept or reject the text under the cursor."""
+        if self._row is not None and await self._app_actions.override_text(self._row.id, verdict) is not None:
+            self._row = None
+            await self._read()
 
     def action_page(self, way: int) -> None:
         """Scroll the text by a page."""

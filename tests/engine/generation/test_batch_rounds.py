@@ -108,6 +108,24 @@ def test_a_batch_that_was_never_begun_is_asked_again(batches: GenerationHarness,
     assert end.result["accepted"] == 4
 
 
+def test_calls_that_waited_for_their_round_when_the_process_ended_were_never_sent(
+    batches: GenerationHarness, server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_rounds, "_QUIET", 60.0)
+    with live_run(batches, total_examples=4) as run:
+        wait_for(lambda: batches.rows("SELECT 1 FROM attempts WHERE status='sent'"))
+        kept = batches.rows("SELECT id FROM attempts WHERE status='sent'")
+        run.engine.stop(run.run_id)
+        run.end()
+    for (number,) in kept:  # as a kill would have left them
+        batches.change(f"UPDATE attempts SET status='sent', model=' (batch)' WHERE id={number}")
+    monkeypatch.setattr(batch_rounds, "_QUIET", 0.15)
+    end = batches.run(resume=1, total_examples=4)
+    assert end.state == "finished", end.error
+    assert end.result["unknown_calls"] == 0
+    assert end.result["attempts"]["unreached"] >= len(kept)
+
+
 def test_calls_of_an_expired_batch_are_asked_again_and_single_failures_counted(
     batches: GenerationHarness, server: BatchServer
 ) -> None:
