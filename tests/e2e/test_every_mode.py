@@ -4,10 +4,12 @@ import json
 import os
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -158,6 +160,33 @@ def test_without_a_terminal_there_are_no_escape_codes(modes_folder: ModesFolder)
         done = modes_folder.run_warm(*arguments, stdin="hello\nexit\n")
         assert done.returncode == 0, done.stderr
         assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_server_answers_until_a_watcher_stops_it(modes_folder: ModesFolder) -> None:
+    arguments = ("--run", "serve", "--json", "--set", "serving.port=0")
+    with ThreadPoolExecutor(1) as running:
+        command = running.submit(modes_folder.run_warm, *arguments)
+        with sqlite3.connect(modes_folder.folder / "training_data.db", timeout=30) as store:
+            query = "SELECT run_id, payload FROM events WHERE kind='serving' ORDER BY id DESC LIMIT 1"
+            while (found := store.execute(query).fetchone()) is None:
+                assert not command.done(), command.result()
+                time.sleep(0.1)
+            run_id, announced = found[0], json.loads(found[1])
+            body = json.dumps({"model": "base", "prompt": "who", "max_tokens": 3}).encode()
+            request = Request(f"{announced['url']}/completions", body, {"Content-Type": "application/json"})
+            with urlopen(request, timeout=60) as reply:
+                assert json.load(reply)["usage"]["completion_tokens"] <= 3
+            stop = "INSERT INTO commands (run_id, kind, payload, created_at) VALUES (?, 'stop', '{}', ?)"
+            store.execute(stop, (run_id, time.time()))
+            store.commit()
+        done = command.result(timeout=60)
+    events = parsed(done.stdout)
+    assert [event["event"] for event in events if event["event"] in ("started", "serving", "done")] == [
+        "started",
+        "serving",
+        "done",
+    ]
+    assert (done.returncode, events[-1]["status"], events[-1]["result"]["requests"]) == (0, "finished", 1)
 
 
 def test_one_prompt_writes_its_answer_and_nothing_else(modes_folder: ModesFolder) -> None:

@@ -19,6 +19,7 @@ _IMPORTED_BEFOREHAND = (
     "lora_tui.engine.jobs.generate",
     "lora_tui.engine.jobs.train",
     "lora_tui.engine.jobs.evaluate",
+    "lora_tui.engine.jobs.serve",
     "lora_tui.engine.chat.session",
     "lora_tui.engine.export.merge",
 )

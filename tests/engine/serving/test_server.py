@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,7 +18,8 @@ from lora_tui.engine.inference.decode import answers, decode
 from lora_tui.protocol.reply import Decoding
 from tests.engine.conftest import Trained
 from tests.engine.serving.conftest import RunningServer, serving
-from tests.engine.tiny import PAIRS
+from tests.engine.tiny import PAIRS, save_base
+from tests.openai_server import made_up_text
 
 QUESTIONS = [question for question, _ in PAIRS[:4]]
 
@@ -348,3 +350,28 @@ def test_the_commands_for_larger_servers_have_the_paths(server: RunningServer, t
     assert last.startswith("llama-server -m base.gguf --lora run-")
     assert last.endswith("--lora-init-without-apply")
     assert server.announced["tunnel"].startswith("ssh -N -L ")
+
+
+def test_this_programs_own_generation_is_a_client(trained: Trained, tmp_path: Path) -> None:
+    """A random model writes no pair, so the run ends without one; every call of it was answered all the same."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "one.txt").write_text(made_up_text(1, 2))
+    changes = {
+        "data_generation.model": "base",
+        "data_generation.input_folder": str(tmp_path / "texts"),
+        "data_generation.output_file": str(tmp_path / "pairs.txt"),
+        "data_generation.total_examples": 1,
+        "data_generation.generation.max_tokens": 16,
+        "data_generation.generation.max_retries": 1,
+    }
+    roomy = {"fine_tuning.model_name": str(save_base(tmp_path / "roomy", max_position_embeddings=4096))}
+    with serving(trained.engine_harness, {"adapters": ["base"]}, roomy) as running:
+        outcome = trained.engine_harness.run("generate", {}, {**changes, "data_generation.base_url": running.url})
+        running.harness.engine.stop(running.run_id)
+        served = running.ending.result(timeout=30).result
+    attempts = outcome.result["attempts"]
+    assert attempts["ok"] > 0
+    assert outcome.result["completion_tokens"] == served["completion_tokens"] > 0
+    # It asks for replies by a JSON schema first, is told that they cannot be had here, and does without.
+    assert served["refused"] == attempts.get("http_error", 0) < attempts["ok"]
+    assert served["failed"] == 0
