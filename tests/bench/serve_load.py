@@ -32,9 +32,11 @@ import torch
 
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
-from lora_tui.engine.inference.sequences import SequenceDecoder, SequenceRequest, make_decoder
+from lora_tui.engine.inference.batch_decoder import make_decoder
+from lora_tui.engine.inference.sequences import SequenceDecoder, SequenceRequest
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.base_model import BaseModel, load_base
+from lora_tui.engine.runtime.process import before_torch
 from lora_tui.engine.serving.api_requests import GenerationRequest
 from lora_tui.engine.serving.prompts import PromptBuilder
 from lora_tui.engine.serving.text_stream import TextStream
@@ -285,6 +287,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
     arguments = parser.parse_args()
+    if "OMP_WAIT_POLICY" not in os.environ:  # read when torch is loaded, and the server's process has it
+        before_torch()
+        os.execv(sys.executable, [sys.executable, "-m", "tests.bench.serve_load", *sys.argv[1:]])
     with tempfile.TemporaryDirectory() as folder:
         base = load_base(settings_of(arguments.model, arguments.dtype), quiet)
         sources = {name: save_adapter(base, Path(folder, name), seed) for seed, name in enumerate(MODELS) if name}
