@@ -83,6 +83,9 @@ class FastModel:
         self._heads = first.q_proj.weight.shape[0] // self._width
         self._key_heads = first.k_proj.weight.shape[0] // self._width
         self.scaling = float(first.scaling)
+        if type(decoder.embed_tokens) is not nn.Embedding:
+            raise UnsupportedError(f"an embedding of the kind {type(decoder.embed_tokens).__name__}")
+        self._embed = decoder.embed_tokens  # called as a module: it may refuse tokens that it does not know
         self._embedding: Tensor = decoder.embed_tokens.weight
         self._rotary = decoder.rotary_emb
         self._angles: tuple[Tensor, Tensor] | None = None
@@ -111,13 +114,15 @@ class FastModel:
         The weights are told by a sample of each. Raises `UnsupportedError` for adapters that cannot be computed.
         """
         _check_parts(model)
+        if model.model.embed_tokens is not self._embed:
+            return False
         layers = [joined for layer in model.model.layers for joined in _joined_layers(layer)] + [[model.lm_head]]
         same = [product.attach(own) for product, own in zip(self._products(), layers, strict=True)]
         return all(same) and torch.equal(self._fingerprint, self._sampled())
 
     def hidden(self, tokens: Tensor, positions: Tensor, attention: Attention, adapters: RowAdapters = BASE) -> Tensor:
         """Hidden states after the last norm ``(rows, hidden)`` of `tokens` ``(rows,)`` at `positions` ``(rows,)``."""
-        x = functional.embedding(tokens, self._embedding)
+        x: Tensor = self._embed(tokens)
         cos, sin = self._angles_at(positions)
         rows, heads, rotated_heads, half = len(tokens), self._heads, self._heads + self._key_heads, self._width // 2
         for number, layer in enumerate(self._layers):
