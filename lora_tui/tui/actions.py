@@ -100,6 +100,31 @@ class AppActions:
             services.state.training_file = path
             self.start_unless_blocked("train", lambda settings: services.backend.forecast_training(settings, path))
 
+    def ask_dataset(self, run: RunLine) -> None:
+        """Ask in which form to write a generation run's accepted pairs and texts as a dataset, then where to."""
+        choices = [
+            Choice("messages", "m", "Messages", "roles and contents: TRL, Axolotl, Unsloth, OpenAI; holds everything"),
+            Choice("sharegpt", "s", "ShareGPT", "from and value: LLaMA-Factory, Axolotl"),
+            Choice("alpaca", "a", "Alpaca", "instruction and output: single questions alone"),
+            Choice("prompt-completion", "p", "Prompt and completion", "TRL: single questions alone"),
+            Choice("cancel", "c", "Cancel"),
+        ]
+
+        def chosen(form: str) -> None:
+            folder = TextDialog("Write the dataset to this folder, with its card:", f"run-{run.id}-dataset")
+            self._services.ask(folder, lambda path: self._export_dataset(run, form, path) if path else None)
+
+        self._services.ask(ChoiceDialog(f"Dataset of run {run.id}", choices), chosen)
+
+    async def _export_dataset(self, run: RunLine, form: str, path: str) -> None:
+        """Export what a run has accepted: a folder with one in ten documents to validate on, sources named."""
+        file = await self._services.attempt(self._services.backend.accepted_file(run.id))
+        if file is not None:
+            options = {"train_data_file": str(file), "format": form, "output": path, "split": 0.1}
+            run_id = await self.start("export", options | {"with_provenance": True})
+            if run_id is not None:
+                self._services.notify(f"Exporting to {path} (run {run_id}).")
+
     def ask_export(self, run: RunLine) -> None:
         """Ask what of a run's adapter to export, then where to."""
         choices = [

@@ -251,6 +251,21 @@ async def test_the_cursor_stays_on_its_run_when_another_begins(harness: AppHarne
         assert screen._run.id == 2
 
 
+async def test_the_pairs_of_a_generation_run_are_exported_as_a_dataset(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_run(store, "generate"))
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("4", "e")
+        await wait_for_text(app, "Dataset of run 1")
+        await wait_for_text(app, "LLaMA-Factory")
+        await pilot.press("s")
+        await wait_for_text(app, "Write the dataset to this folder")
+        await pilot.press("enter")
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        options = {"train_data_file": "pairs.txt", "format": "sharegpt", "output": "run-1-dataset"}
+        wanted = options | {"split": 0.1, "with_provenance": True}
+        assert harness.backend.calls_of("start") == [("export", wanted, None)]
+
+
 async def test_an_export_is_listed_under_its_run_with_its_path_and_is_not_compared(harness: AppHarness) -> None:
     async def exported(store: Store) -> None:
         run_id = await create_training_run(store)

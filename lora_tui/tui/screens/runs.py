@@ -55,7 +55,7 @@ class RunsScreen(ModeScreen):
         Binding("R", "resume", "Resume", id="runs.resume", tooltip="Go on exactly where this run was"),
         Binding("x", "stop", "Stop", id="runs.stop", tooltip="Ask this run to save and end, whoever owns it"),
         Binding("t", "talk", "Chat", id="runs.chat", tooltip="Talk to this run's adapter"),
-        Binding("e", "export", "Export", id="runs.export", tooltip="Adapter, merged weights or the dataset"),
+        Binding("e", "export", "Export", id="runs.export", tooltip="Adapter, merged weights, or the dataset"),
         Binding("w", "rate", "Rate", show=False, id="runs.rate",
                 tooltip="Say of this run's pairs, or its answers, whether they are good: one key each"),
         Binding("r", "report", "Report", show=False, id="runs.report",
@@ -303,6 +303,7 @@ class RunsScreen(ModeScreen):
         live, has_adapter = run.state in LIVE_STATES, run.mode in TRAINING_MODES and run.folder is not None
         resumable = run.state in RESUMABLE_STATES and run.mode in ("generate", "train", "quickstart")
         offered = {"resume": resumable, "stop": live, "talk": has_adapter, "export": has_adapter, "delete": not live}
+        offered["export"] |= run.mode == "generate" and not live
         offered["report"] = not live and (has_adapter or run.mode == "evaluate")
         offered["rate"] = run.mode in (*TRAINING_MODES, "generate", "evaluate")
         return offered.get(action, True)
@@ -372,7 +373,9 @@ class RunsScreen(ModeScreen):
 
     def action_export(self) -> None:
         """Choose what to export, then where to."""
-        if self._run is not None:
+        if self._run is not None and self._run.mode == "generate":
+            self.actions.ask_dataset(self._run)
+        elif self._run is not None:
             self.actions.ask_export(self._run)
 
     def action_rename(self) -> None:
