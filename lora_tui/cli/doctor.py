@@ -38,7 +38,7 @@ from lora_tui.terminal.streams import Streams
 from lora_tui.text import clean, one_line
 
 _NEEDED = ("torch", "transformers", "peft", "openai", "textual", "rich", "aiosqlite", "pydantic", "nltk", "rouge-score")
-_EXTRAS = {"docs": ("pypdfium2",), "hub": ("pyarrow",), "parquet": ("pyarrow",)}
+_EXTRAS = {"docs": ("pypdfium2",), "hub": ("pyarrow",), "parquet": ("pyarrow",), "serve": ("starlette", "uvicorn")}
 _OPENAI = "https://api.openai.com/v1"
 _PROBE_SECONDS = 3.0
 _FREE_GB = 2

@@ -19,7 +19,7 @@ from lora_tui.engine.forecast.recipe import Recipe, cannot_learn, choose_prompts
 from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.hub_info import check_source, fetch_config
 from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext, progress_events
-from lora_tui.engine.serving.address import check_installed, open_listener, server_key
+from lora_tui.engine.serving.address import check_installed, is_loopback, open_listener, server_key
 from lora_tui.engine.serving.choice import Served, choose_served
 from lora_tui.engine.training.data_plan import summarize_failures
 from lora_tui.engine.training.trackers import check_trackers
@@ -128,6 +128,11 @@ async def serve(ctx: RunContext) -> dict[str, Any]:
     """Run ``--run serve``; returns what was asked and answered until it was stopped."""
     check_installed()
     key = server_key(ctx.settings.serving)
+    if not is_loopback(ctx.settings.serving.host):
+        ctx.warn(
+            "Questions, answers and the key travel unencrypted. On a network that you do not trust leave serving.host "
+            "at 127.0.0.1, and reach it through ssh -L."
+        )
     resolved = await asyncio.to_thread(resolve_model, ctx.settings)
     served = await choose_served(ctx.store, ctx.settings, ctx.options, resolved.settings.fine_tuning.model_name)
     check_source(served.base_name)

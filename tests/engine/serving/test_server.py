@@ -314,6 +314,7 @@ def test_with_a_key_nobody_else_is_answered(trained: Trained, monkeypatch: pytes
         assert [model.id for model in running.client("a-key-of-the-server-1234").models.list()] == ["base"]
         assert running.health()["status"] == "ok"
     stored = [event.payload for event in running.harness.events(running.run_id)]
+    assert "travel unencrypted" in json.dumps(stored)
     assert "a-key-of-the-server" not in json.dumps(stored)
 
 
