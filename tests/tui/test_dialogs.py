@@ -116,7 +116,7 @@ async def test_no_answer_is_cut(harness: AppHarness, size: tuple[int, int]) -> N
     async with harness.app(size) as (app, pilot):
         await pilot.press("4")
         await wait_for_text(app, "✓ finished")
-        for key, answers in (("e", 4), ("d", 3), ("q", 3)):
+        for key, answers in (("e", 6), ("d", 3), ("q", 3)):
             await pilot.press(key)
             await wait_until(lambda: isinstance(app.screen, ChoiceDialog))
             await pilot.pause()
