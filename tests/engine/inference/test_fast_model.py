@@ -309,6 +309,27 @@ def test_changed_weights_are_noticed(words: Any) -> None:
     assert ours(merged, words, PROMPTS[:1], Decoding(max_new_tokens=8)) != before
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_eight_bits_are_nearer_than_four(words: Any, dtype: torch.dtype) -> None:
+    model = adapted(make("qwen2", words, dtype), ["q_proj", "v_proj"])
+    ids = words("Question: what is the capital of france, and why?")["input_ids"]
+    fast, adapters = fast_of(model), RowAdapters(everywhere="default")
+    exact = all_scores(fast, ids, adapters, [1] * len(ids))
+    with torch.no_grad():
+        rough = make("qwen2", words, dtype)
+        for parameter in rough.parameters():
+            if parameter.ndim == 2:
+                scale = parameter.abs().amax(1, keepdim=True) / 7
+                parameter.copy_((parameter / scale).round() * scale)
+    four_bits = all_scores(fast_of(adapted(rough, ["q_proj", "v_proj"])), ids, adapters, [1] * len(ids))
+    fast.read_int8()
+    eight_bits = all_scores(fast, ids, adapters, [1] * len(ids))
+    error = (eight_bits - exact).square().mean()
+    assert 0.0 < error < 0.05 * (four_bits - exact).square().mean()
+    whole = all_scores(fast, ids, adapters, [len(ids)])
+    assert torch.allclose(whole, exact, atol=2e-5 if dtype == torch.float32 else 0.3), "prompts are read as before"
+
+
 def test_what_is_not_known_is_left_to_transformers(words: Any) -> None:
     with torch.random.fork_rng():
         other = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), n_embd=32, n_layer=1, n_head=2)).eval()
