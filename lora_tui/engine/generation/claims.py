@@ -120,6 +120,33 @@ def wrong_code_name(answer: str, evidence: str, question: str) -> str | None:
     return None
 
 
+_SETTING = re.compile(r"\b\w+=(?:\([^()\n]{1,40}\)|[\w.\"'-]+)")
+_SENTENCE_BREAK = re.compile(r"(?<=[.!?:])\s+|\n+")
+
+
+def without_quoted_settings(answer: str, passage: str) -> str:
+    """Return an answer without what it quotes of the passage's code: a name with its value, ``offset=(0, -1)``."""
+    there = "".join(passage.split())
+
+    def quoted(found: re.Match[str]) -> str:
+        setting = found.group().rstrip(".")
+        return " " + found.group()[len(setting) :] if "".join(setting.split()) in there else found.group()
+
+    return _SETTING.sub(quoted, answer)
+
+
+def with_neighbours(evidence: str, passage: str) -> str:
+    """Return the evidence with the rest of the sentence it ends in and the next one: a quotation is often too short."""
+    start = passage.find(evidence.strip())
+    if not evidence.strip() or start < 0:
+        return evidence
+    end = start + len(evidence.strip())
+    ends = [found.start() for found in _SENTENCE_BREAK.finditer(passage, end)][:2]
+    following = passage[end : ends[-1] if ends else len(passage)]
+    return f"{evidence} {following[:_LONGEST_NEIGHBOUR]}"
+
+
+_LONGEST_NEIGHBOUR = 300
 _DERIVING = re.compile(r"(?:i?ans?|n|ese|ish|s|ite|ic|er|i)$")
 _MIN_ROOT = 4
 

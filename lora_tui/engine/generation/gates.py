@@ -10,7 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lora_tui.engine.generation.claims import off_the_passage, wrong_code_name, wrong_name
+from lora_tui.engine.generation.claims import (
+    off_the_passage,
+    with_neighbours,
+    without_quoted_settings,
+    wrong_code_name,
+    wrong_name,
+)
 from lora_tui.engine.generation.generation_model import ProposedPair
 from lora_tui.engine.generation.injection import find_instruction, find_phrase
 from lora_tui.engine.generation.negations import wrong_negation
@@ -128,11 +134,12 @@ def _unsupported_claims(pair: ProposedPair, passage: str) -> Iterator[Refusal]:
         if name := wrong_code_name(pair.answer, pair.evidence, pair.question):
             yield Refusal("wrong name", f"«{_shown(name)}» is neither in the evidence nor in the question")
         return
-    if number := wrong_number(pair.answer, pair.evidence, pair.question):
+    answer, evidence = without_quoted_settings(pair.answer, passage), with_neighbours(pair.evidence, passage)
+    if number := wrong_number(answer, pair.evidence, pair.question):
         yield Refusal("wrong number", f"neither evidence nor question says {_shown(number)}")
     if off := off_the_passage(pair.answer, passage, pair.question):
         yield Refusal("off the passage", f"the passage does not speak of it: «{_shown(off)}»")
-    if name := wrong_name(pair.answer, pair.evidence, pair.question, passage):
+    if name := wrong_name(answer, evidence, pair.question, passage):
         yield Refusal("wrong name", f"«{_shown(name)}» is neither in the evidence nor in the question")
     if denied := wrong_negation(pair.answer, pair.evidence, pair.question):
         yield Refusal("negated", f"the evidence says the opposite of «{_shown(denied)}»")

@@ -63,6 +63,8 @@ _CONDITION = re.compile(
     re.IGNORECASE,
 )
 """A negation under a condition, in an answer."""
+_CONDITIONAL = re.compile(_CONDITION.pattern + r"[^.,;:!?]*", re.IGNORECASE)
+"""The same with the rest of its clause, which is not said of what is."""
 _PAIRS = (
     "above/below before/after first/last always/never all/none more/less more/fewer higher/lower increase/decrease"
     " increases/decreases enable/disable enabled/disabled open/closed left/right up/down inside/outside maximum/minimum"
@@ -81,7 +83,7 @@ def wrong_negation(answer: str, evidence: str, question: str) -> str | None:
         return f"yes, {denied}"
     return (
         _denied_alone(ours, theirs, asked)
-        or _affirmed_alone(ours, theirs, asked)
+        or _affirmed_alone(_words(_CONDITIONAL.sub(" ", answer)), theirs, asked)
         or (None if {"except", "unless"} & set(theirs) else _opposite(set(ours), set(theirs), set(asked)))
         or _other_prefix(set(ours), set(theirs), set(asked))
     )
@@ -91,6 +93,8 @@ def _yes_to_denied(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[s
     """Return what the evidence denies of the question's own words, said yes to."""
     if _scopes(asked) or _scopes(ours, _PLAIN):
         return None
+    if "but" in theirs and _says_the_other_half(ours, theirs):
+        return None
     words, outside, affirmed = _stems(asked), _outside_scopes(theirs), _without_scopes(theirs)
     for scope in _scopes(theirs, _PLAIN):
         if scope and scope[0] in words and (scope[0] not in outside or words.issuperset(scope)):
@@ -99,6 +103,15 @@ def _yes_to_denied(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[s
         if len(pair) == 2 and words.union(_stems(ours)).issuperset(pair) and not _follow(affirmed, *pair):
             return " ".join(pair)
     return None
+
+
+def _says_the_other_half(ours: Sequence[str], theirs: Sequence[str]) -> bool:
+    """Tell whether an answer says what the evidence grants behind a "but": "threads cannot be …, but you can check"."""
+    cut = len(theirs) - theirs[::-1].index("but")
+    granted = {_stem(word) for word in theirs[cut:] if word not in FUNCTION_WORDS} - {
+        _stem(word) for word in theirs[: cut - 1]
+    }
+    return not _scopes(theirs[cut:]) and len(granted & _stems(ours)) >= _NEAR - 1
 
 
 def _denied_alone(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[str]) -> str | None:

@@ -58,6 +58,10 @@ _INSIDE_WORD = re.compile(r"(?<=[^\W\d_])\d+|\d+(?=[^\W\d_])")
 _ITEM = r"(?:[^\s,;:.]+\s+){0,3}[^\s,;:.]+"
 _LISTED = re.compile(rf"{_ITEM}(?:,\s+{_ITEM})+,?\s+(?:and|or)\s+{_ITEM}")
 _BETWEEN = re.compile(r",\s+(?:(?:and|or)\s+)?|\s+(?:and|or)\s+")
+_ARGUMENTS = re.compile(r"[(\[]([^()\[\]\n]{3,300})[)\]]")
+_ALTERNATIVE = re.compile(
+    r"\btwo\b[^.:]*:(?=[^.]*\b(?:and|or)\b)(?![^.]*\b(?:and|or)\b[^.]*\b(?:and|or)\b)", re.IGNORECASE
+)
 _TWO = re.compile(rf":\s+{_ITEM}\s+(?:and|or)\s+{_ITEM}")
 _BULLET = re.compile(r"^\s*(?:[-*+•]|\d+[.)])\s", re.MULTILINE)
 _CLOCK = re.compile(r"\b([01]?\d|2[0-4]):([0-5]\d)\b")
@@ -356,4 +360,5 @@ def _counted(text: str) -> set[tuple[str, str]]:
 def _listed(text: str) -> int:
     """Return how many things the longest list of a text names, if that is three or more, or two behind a colon."""
     found = [len(_BETWEEN.split(one.group())) for one in _LISTED.finditer(text)]
-    return max([*found, len(_BULLET.findall(text)), 2 if _TWO.search(text) else 0])
+    found += [one.group(1).count(",") + 1 for one in _ARGUMENTS.finditer(text)]
+    return max([*found, len(_BULLET.findall(text)), 2 if _TWO.search(text) or _ALTERNATIVE.search(text) else 0])

@@ -146,3 +146,73 @@ def test_other_units_are_worked_out_and_bare_answers_held_to_their_kind(
 ) -> None:
     refusal = check_gates(ProposedPair(question, answer, MEASURED, ""), MEASURED)
     assert (refusal.cause if refusal else None) == expected
+
+
+WORKERS = (
+    "The default behavior is to exit the app and display the traceback. You can also create workers which will not"
+    " immediately exit on exception, by setting `exit_on_error=False`. You can't cancel threads in the same way as"
+    " coroutines, but you can manually check if the worker was cancelled. The following types a word."
+    ' await pilot.press("h", "e", "l", "l", "o") For example, click with `offset=(0, -1)`. If a screen is not installed'
+    " it will be removed. A popped screen is deleted unless it has been installed or there is another copy of it."
+)
+
+CANCELLING = (
+    "You can't cancel threads in the same way as coroutines, but you can manually check if the worker was cancelled."
+)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "question", "answer", "expected"),
+    [
+        (
+            "The default behavior is to exit the app and display the traceback.",
+            "Does an app exit when a worker fails?",
+            "Yes, it will exit and display the traceback, unless the worker was created with exit_on_error=False.",
+            None,
+        ),
+        (
+            "The default behavior is to exit the app and display the traceback.",
+            "Does an app exit when a worker fails?",
+            "Yes, it will exit and display the traceback, unless the worker was created with stop_on_error=False.",
+            "wrong name",
+        ),
+        (
+            CANCELLING,
+            "Can a thread react to being cancelled?",
+            "Yes, it can manually check if the worker was cancelled.",
+            None,
+        ),
+        (
+            CANCELLING,
+            "Can you cancel threads in the same way as coroutines?",
+            "Yes, you can cancel threads in the same way.",
+            "negated",
+        ),
+        ('await pilot.press("h", "e", "l", "l", "o")', "How many keys does the pilot press?", "Five of them.", None),
+        (
+            'await pilot.press("h", "e", "l", "l", "o")',
+            "How many keys does the pilot press?",
+            "Six of them.",
+            "wrong number",
+        ),
+        ("For example, click with", "How is the button clicked?", "Click with offset=(0, -1).", None),
+        ("For example, click with", "How is the button clicked?", "Click with offset=(0, -3).", "wrong number"),
+        (
+            "If a screen is not installed it will be removed.",
+            "Is a screen always removed?",
+            "Only if it has not been installed.",
+            None,
+        ),
+        (
+            "A popped screen is deleted unless it has been installed or there is another copy of it.",
+            "When is a popped screen not deleted?",
+            "In two cases: if it has been installed, or if there is another copy.",
+            None,
+        ),
+    ],
+)
+def test_right_answers_in_free_words_pass_and_wrong_ones_like_them_do_not(
+    evidence: str, question: str, answer: str, expected: str | None
+) -> None:
+    refusal = check_gates(ProposedPair(question, answer, evidence, ""), WORKERS)
+    assert (refusal.cause if refusal else None) == expected
