@@ -12,6 +12,7 @@ from importlib.util import find_spec
 
 from lora_tui.config.models import Serving
 from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.secrets import register_key_variable
 from lora_tui.text import one_line
 
 _SHORTEST_KEY = 16
@@ -30,6 +31,7 @@ def server_key(serving: Serving) -> str | None:
     Raises `UsageError` for another address without a key, or with one that can be guessed.
     """
     variable = serving.api_key_env
+    register_key_variable(variable)
     key = os.environ.get(variable, "").strip() or None
     if is_loopback(serving.host):
         return key
