@@ -173,14 +173,17 @@ async def client(url: str, cases: Sequence[Case], draw: random.Random, ends_at: 
 
 def token_gap(base: BaseModel, decoder: SequenceDecoder, case: Case, text: str) -> float:
     """Nats by which the model prefers its own token to the answer's, where the two part; infinite for none of 20."""
-    place = next(n for n in range(len(case.ids) + 1) if not text.startswith(text_of(base, case.ids[: n + 1])))
+    parted = (n for n in range(len(case.ids)) if not text.startswith(text_of(base, case.ids[: n + 1])))
+    place = next(parted, len(case.ids))  # or the one alone has ended there
     prompt = [*case.request.ids, *case.ids[:place]]
     number = decoder.add(SequenceRequest(prompt, case.request.decoding, case.model, top_logprobs=20))
     told = next(one for one in decoder.step() if one.sequence == number)
     decoder.cancel(number)
     before = text_of(base, case.ids[:place])
     said = [(text_of(base, [*case.ids[:place], token]), value) for token, value in told.top]
-    return min((told.top[0][1] - value for one, value in said if text.startswith(one) and one != before), default=1e9)
+    ended = text == before
+    fits = [value for one, value in said if text.startswith(one) and (one != before or ended)]
+    return told.top[0][1] - max(fits, default=-1e9)
 
 
 def verdict(cases: Sequence[Case], case: Case, text: str, gap: float, tie: float) -> str:
