@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,12 @@ from lora_tui.config.models import Settings
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from tests.e2e.terminal import Terminal
+from tests.e2e.warm_command import WarmCommand
 
 LAUNCHER = str(Path(__file__).with_name("launcher.py"))
+
+_ROOT = str(Path(__file__).parents[2])
+_IMPORTED = ("lora_tui.cli.run", "lora_tui.cli.runs", "lora_tui.cli.doctor", "lora_tui.engine.jobs.preflight")
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Program:
 
     folder: Path
     environment: dict[str, str]
+    warm: WarmCommand | None = None
+    """Runs it without the imports, which are half a second of processor time each."""
 
     def command(self, jobs: str, *arguments: str) -> list[str]:
         """The command line that starts it with these jobs, or with its own where `jobs` is empty."""
@@ -67,7 +73,14 @@ class Program:
         return Process(self.command(jobs, *arguments), cwd=self.folder, env=self.environment, **more)
 
     def run(self, jobs: str, *arguments: str, **more: Any) -> Ended:
-        """Run it on pipes to its end."""
+        """Run it to its end; its streams are files or pipes."""
+        if self.warm is None or more:
+            return self.run_anew(jobs, *arguments, **more)
+        done = self.warm.run(arguments, cwd=self.folder, env=self.environment, jobs=jobs)
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def run_anew(self, jobs: str, *arguments: str, **more: Any) -> Ended:
+        """Run it on pipes to its end, from the interpreter's start."""
         with self.start(jobs, *arguments, **more) as process:
             out, err = process.communicate(timeout=60)
             return Ended(process.returncode, (out or b"").decode(), (err or b"").decode())
@@ -96,22 +109,29 @@ class Program:
         return Ended(done.returncode, done.stdout, done.stderr)
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCommand]:
+    """The program with what every mode imports, to be forked."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))}
+    with WarmCommand(tmp_path_factory.mktemp("warm"), environment, _IMPORTED) as command:
+        yield command
+
+
 @pytest.fixture
-def program(tmp_path: Path) -> Program:
+def program(tmp_path: Path, warm: WarmCommand) -> Program:
     """The program in an empty folder, with no keys and no configuration but its defaults."""
-    return new_program(tmp_path)
+    return new_program(tmp_path, warm)
 
 
-def new_program(place: Path) -> Program:
+def new_program(place: Path, warm: WarmCommand | None = None) -> Program:
     """Return the program in an empty folder below `place`."""
     folder = place / "work"
     folder.mkdir()
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH", "TMPDIR") if name in os.environ}
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join(filter(None, (root, kept.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (_ROOT, kept.get("PYTHONPATH"))))
     own = {f"LORA_TUI_{name}": str(place / name.lower()) for name in ("CACHE", "CONFIG", "LOGS")}
     environment = {**kept, **own, "PYTHONPATH": path, "TERM": "xterm-256color", "LANG": "C.UTF-8"}
-    return Program(folder, environment)
+    return Program(folder, environment, warm)
 
 
 @pytest.fixture

@@ -194,6 +194,6 @@ def test_training_in_a_terminal_goes_on_to_chat_unless_told_not_to(program: Prog
     with program.terminal("train=echo", "--run", "train", "--no-chat") as terminal:
         assert terminal.wait() == 0
         assert "chatting" not in terminal.output
-    assert "chatting" not in program.run("train=echo", "--run", "train").out
-    answered = program.run("train=echo", "--run", "chat", "--prompt", "unlock", "--json", "--adapter", "x")
+    assert "chatting" not in program.run_anew("train=echo", "--run", "train").out
+    answered = program.run_anew("train=echo", "--run", "chat", "--prompt", "unlock", "--json", "--adapter", "x")
     assert answered.out == "chatting with None x unlock True\n"

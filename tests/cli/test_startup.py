@@ -14,7 +14,7 @@ def test_help_and_version_answer_at_once(program: Program) -> None:
         seconds = []
         for _ in range(3):  # the best of three, in processor time: the machine may be busy, the program may not be slow
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            ended = program.run("", word)
+            ended = program.run_anew("", word)
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
             assert ended.status == 0
@@ -31,7 +31,7 @@ def test_reading_the_flags_imports_nothing_heavy(program: Program) -> None:
 
 
 def test_help_names_every_option_of_the_contract(program: Program) -> None:
-    shown = program.run("", "--help").out
+    shown = program.run_anew("", "--help").out
     assert "evaluate: questions to ask" in " ".join(shown.replace("│", " ").split())
     for name in (
         *("--run", "--generate-training-file", "--config", "--set", "--store", "--json", "--resume", "--log-level"),
@@ -55,7 +55,7 @@ def test_help_names_every_option_of_the_contract(program: Program) -> None:
 
 
 def test_without_a_terminal_it_says_so_and_how_to_begin(program: Program) -> None:
-    ended = program.run("")
+    ended = program.run_anew("")
     assert ended.status == 0
     assert "`lora-tui` alone is the full-screen app" in ended.out
     assert "Here it cannot: the input is no terminal." in ended.out
@@ -63,5 +63,5 @@ def test_without_a_terminal_it_says_so_and_how_to_begin(program: Program) -> Non
     for way in ("--run quickstart", "--run generate", "--run train --train-data-file"):
         assert way in ended.out
     assert "Runs in" not in ended.out
-    program.run("train=echo", "--run", "train")
-    assert "Runs in" in program.run("").out
+    program.run_anew("train=echo", "--run", "train")
+    assert "Runs in" in program.run_anew("").out

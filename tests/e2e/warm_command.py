@@ -26,12 +26,17 @@ _IMPORTED_BEFOREHAND = (
 
 
 class WarmCommand:
-    """The parent of all children; one run at a time. `folder` is for its log and the children's streams."""
+    """The parent of all children; one run at a time. `folder` is for its log and the children's streams.
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    `modules` are what it imports beforehand; without torch it is ready in a second.
+    """
+
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str], modules: tuple[str, ...] = _IMPORTED_BEFOREHAND
+    ) -> None:
         self._folder = folder
         self._process = subprocess.Popen(
-            [sys.executable, __file__],
+            [sys.executable, __file__, *modules],
             env={**environment, "LORA_TUI_LOGS": str(folder / "logs"), "HF_HUB_OFFLINE": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -55,17 +60,21 @@ class WarmCommand:
         stdin: str = "",
         stdout: Path | None = None,
         terminal: str | None = None,
+        jobs: str = "",
     ) -> subprocess.CompletedProcess[str]:
         """Run the command with these arguments to its end. With `stdout`, a FIFO say, what it writes goes there.
 
-        With `terminal`, the name of a pseudo-terminal, all three streams are that one.
+        With `terminal`, the name of a pseudo-terminal, all three streams are that one. `jobs` takes the place of some
+        of its own, as `tests/cli/launcher.py` reads it.
         """
         streams = [self._folder / name for name in ("stdin", "stdout", "stderr")]
         streams[0].write_text(stdin)
         paths = [str(path) for path in (streams[0], stdout or streams[1], streams[2])]
         if terminal is not None:
             paths = [terminal] * 3
-        request = {"arguments": arguments, "cwd": str(cwd), "environment": dict(env), "streams": paths}
+        request = {
+            "arguments": arguments, "cwd": str(cwd), "environment": dict(env), "streams": paths, "jobs": jobs
+        }  # fmt: skip
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -102,8 +111,9 @@ def _serve() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing but statuses goes to the client
     set_up_logging()
-    before_torch()
-    for module in _IMPORTED_BEFOREHAND:
+    if sys.argv[1:] == [*_IMPORTED_BEFOREHAND]:
+        before_torch()
+    for module in sys.argv[1:]:
         import_module(module)
     loaded = sorted({name.partition(".")[0] for name in sys.modules})
     for line in iter(sys.stdin.readline, ""):
@@ -135,6 +145,10 @@ def _become(request: dict[str, Any]) -> None:
     sys.argv = ["lora-tui", *request["arguments"]]
     status: object = 1
     try:
+        if request["jobs"]:
+            from tests.cli.launcher import use_fake_jobs
+
+            use_fake_jobs(request["jobs"])
         main()
     except SystemExit as ended:
         status = ended.code

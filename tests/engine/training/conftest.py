@@ -29,7 +29,7 @@ def examples(dataset: TextDataset) -> list[EncodedExample]:
     return list(dataset)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def new_model(tokenizer: Any) -> Callable[..., Any]:
     """Make a tiny model with adapters; `stirred` ones differ from the base from the start."""
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -373,15 +374,32 @@ def test_a_damaged_checkpoint_is_named(trainer: Callable[[str], Trainer], file: 
 FILES = ["adapter_model.safetensors", "optimizer.safetensors", "random.safetensors", "trainer_state.json", "SHA256SUMS"]
 
 
+@dataclass(frozen=True)
+class Halfway:
+    """A run that was stopped after step 4 in `folder`, and the adapter that a whole one ends with."""
+
+    settings: FineTuning
+    folder: Path
+    wanted: dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def halfway(new_model: Callable[..., Any], dataset: TextDataset, tmp_path_factory: pytest.TempPathFactory) -> Halfway:
+    settings = fine_tuning(**{"training.save_steps": 2})
+    folder = tmp_path_factory.mktemp("halfway")
+    _, wanted = Trainer(new_model, dataset, folder / "whole").train(settings)
+    Trainer(new_model, dataset, folder / "half").train(settings, stop_after=4)
+    return Halfway(settings, folder / "half", wanted)
+
+
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", ["gone", "cut", "flipped"])
 def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_gone_on_with_bit_for_bit(
-    trainer: Callable[[str], Trainer], file: str, damage: str
+    trainer: Callable[[str], Trainer], halfway: Halfway, file: str, damage: str
 ) -> None:
-    settings = fine_tuning(**{"training.save_steps": 2})
-    _, wanted = trainer("whole").train(settings)
+    settings, wanted = halfway.settings, halfway.wanted
     run = trainer("run")
-    run.train(settings, stop_after=4)
+    shutil.copytree(halfway.folder, run.folder)
     path = run.folder / "step-4" / file
     content = path.read_bytes()
     if damage == "gone":
@@ -390,7 +408,6 @@ def test_where_the_newest_checkpoint_is_damaged_the_one_before_is_gone_on_with_b
         path.write_bytes(content[:-1])
     else:  # one bit, in the last tensor or entry: the file can still be read
         path.write_bytes(content[:-6] + bytes([content[-6] ^ 1]) + content[-5:])
-    run.losses.clear()
     warnings: list[str] = []
     _, found = run.train(settings, resume=True, warn=warnings.append)
     assert min(run.losses) == 3
