@@ -200,6 +200,7 @@ class StoredCall:
         self.largest = 0
         """Tokens of the largest attempt, as they were reserved or used."""
         self._open: dict[int, int] = {}  # reserved tokens by attempt
+        self._waiting: set[int] = set()  # of those open, that are sent in a batch or not at all
         self._answered: list[tuple[int, AttemptEnd]] = []
 
     async def begin_attempt(self, estimated_tokens: int = 0) -> int:
@@ -233,6 +234,8 @@ class StoredCall:
             self._ledger.release(estimated_tokens)
             raise
         self._open[attempt] = estimated_tokens
+        if self.batch_task is not None:
+            self._waiting.add(attempt)
         return attempt
 
     async def end_attempt(self, attempt: int, end: AttemptEnd) -> None:
@@ -256,11 +259,9 @@ class StoredCall:
         self._answered.clear()
 
     async def abandon(self) -> None:
-        """Close the attempts that the model left open when it was interrupted."""
-        status: AttemptStatus = (
-            "cancelled" if self.batch_task is None else "unreached"
-        )  # those of batches are left open
+        """Close the attempts that the model had open when it was interrupted."""
         for attempt in list(self._open):
+            status: AttemptStatus = "unreached" if attempt in self._waiting else "cancelled"
             await self.end_attempt(attempt, AttemptEnd(status, error="given up while it was in flight"))
 
 

@@ -6,7 +6,8 @@ the form that it was asked for.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -108,6 +109,19 @@ class RemoteCalls:
         if self.batches is not None and call.batch_task is not None:
             return await self.batches.chat(request, call), request.model + BATCHED
         return await self.endpoint.chat(request, call), request.model
+
+    @asynccontextmanager
+    async def at_once(self, call: CallRecord) -> AsyncIterator[None]:
+        """Have a call's requests go out singly: others wait for what they teach. Not one that was sent before."""
+        waits = call.batch_task
+        if self.batches is None or waits is None or await self.batches.was_asked(waits):
+            yield
+            return
+        call.batch_task = None
+        try:
+            yield
+        finally:
+            call.batch_task = waits
 
     async def close(self) -> None:
         """End what is under way, and close the connections."""

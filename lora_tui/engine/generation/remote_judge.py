@@ -108,7 +108,8 @@ class RemoteJudge:
         if self.is_weak and not self._trusted:
             async with self._learning:
                 if not self._trusted:
-                    await self._find_form(call)
+                    async with self._calls.at_once(call):
+                        await self._find_form(call)
         while True:
             form = self.form
             try:

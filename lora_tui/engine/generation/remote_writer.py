@@ -91,7 +91,7 @@ class RemoteWriter:
         """
         unusable: list[ProposedPair] = []
         before = self.forms.current
-        async with self._alone_until_proven():
+        async with self._alone_until_proven(call):
             while True:
                 try:
                     proposals = await self._propose(request, call, unusable)
@@ -121,11 +121,12 @@ class RemoteWriter:
                 self._refuse(self.forms.current, str(refused))
 
     @asynccontextmanager
-    async def _alone_until_proven(self) -> AsyncIterator[None]:
+    async def _alone_until_proven(self, call: CallRecord) -> AsyncIterator[None]:
         if not self.forms.proven and not self.forms.is_last:
             async with self._learning:
                 if not self.forms.proven:
-                    yield
+                    async with self._calls.at_once(call):
+                        yield
                     return
         yield
 

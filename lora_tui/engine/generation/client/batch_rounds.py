@@ -149,6 +149,12 @@ class BatchRounds:
                 raise CallFailed(f"{fault} ({failure})")
         raise CallFailed("the endpoint refuses the request in every form")
 
+    async def was_asked(self, task: int) -> bool:
+        """Whether an earlier process has sent a call of a task whose answer is still to be taken up."""
+        await self._load()
+        assert self._left is not None, "it is loaded"
+        return any(one == task and calls for (one, _), calls in self._left.items())
+
     async def close(self) -> None:
         """End the waiting: batches whose answers are still wanted go on at the endpoint, the others are cancelled."""
         if self._gathering is not None:
@@ -167,10 +173,11 @@ class BatchRounds:
         if goes_on:
             calls = count(sum(job.requests for job in goes_on), "call")
             named = ", ".join(job.batch_id or job.name for job in goes_on)
+            go, them = ("goes", "it") if len(goes_on) == 1 else ("go", "them")
             self._emit(
                 "note",
-                message=f"{count(len(goes_on), 'batch', 'batches')} with {calls} ({named}) stay at the endpoint and are"
-                f" answered there within a day; collect them with lora-tui --resume {self._run_id}",
+                message=f"{count(len(goes_on), 'batch', 'batches')} with {calls} ({named}) {go} on at the endpoint, which"
+                f" answers within a day; --resume {self._run_id} collects {them}",
             )
 
     # One call
