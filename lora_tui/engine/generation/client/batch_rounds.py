@@ -174,10 +174,11 @@ class BatchRounds:
             calls = count(sum(job.requests for job in goes_on), "call")
             named = ", ".join(job.batch_id or job.name for job in goes_on)
             go, them = ("goes", "it") if len(goes_on) == 1 else ("go", "them")
+            batches = count(len(goes_on), "batch", "batches")
             self._emit(
                 "note",
-                message=f"{count(len(goes_on), 'batch', 'batches')} with {calls} ({named}) {go} on at the endpoint, which"
-                f" answers within a day; --resume {self._run_id} collects {them}",
+                message=f"{batches} with {calls} ({named}) {go} on at the endpoint, which answers within a day;"
+                f" --resume {self._run_id} collects {them}",
             )
 
     # One call
