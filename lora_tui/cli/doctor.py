@@ -182,7 +182,14 @@ def _model(loaded: Loaded) -> Iterator[Finding]:
     yield _found("Models", "built-in model", there, f"{TITLE} is not fetched yet", "missing", remedy)
     yield Finding("Models", "to fine-tune", loaded.settings.fine_tuning.model_name)
     token = "set" if os.environ.get("HF_TOKEN") else None
-    yield _found("Models", "HF_TOKEN", token, "not set; gated models, private data sets and uploads need it", "missing", "export HF_TOKEN=…")
+    yield _found(
+        "Models",
+        "HF_TOKEN",
+        token,
+        "not set; gated models, private data sets and uploads need it",
+        "missing",
+        "export HF_TOKEN=…",
+    )
 
 
 def _endpoint(loaded: Loaded, *, given: bool) -> Iterator[Finding]:
