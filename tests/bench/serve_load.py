@@ -299,7 +299,10 @@ def main() -> None:
         for (number, text), times in heard.different.items():
             gap = token_gap(base, decoder, cases[number], text)
             gaps.append(gap)
-            verdicts[verdict(cases, cases[number], text, gap, tie)] += times
+            said = verdict(cases, cases[number], text, gap, tie)
+            verdicts[said] += times
+            if said != "tie":
+                print(f"{said}, {times} times: {text!r} for {cases[number].text!r}", file=sys.stderr)
     warm = [one for one in traffic if one["heard_at"] - traffic[0]["heard_at"] >= _WARM_SECONDS] or traffic
     written = warm[-1]["completion_tokens"] - warm[0]["completion_tokens"]
     took = warm[-1]["heard_at"] - warm[0]["heard_at"]
