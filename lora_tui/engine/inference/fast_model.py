@@ -189,6 +189,13 @@ def fast_model(model: PreTrainedModel | PeftModel) -> FastModel | str:
         return found
 
 
+def forget(model: PreTrainedModel | PeftModel) -> None:
+    """Give the memory of a model's fast form back; it is made again when it is next asked for."""
+    base: PreTrainedModel = model.get_base_model() if isinstance(model, PeftModel) else model
+    with _lock:
+        _known.pop(base, None)
+
+
 def fast_form(
     model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], new_tokens: int
 ) -> tuple[FastModel, str | None] | None:

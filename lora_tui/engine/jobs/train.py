@@ -36,6 +36,7 @@ from lora_tui.engine.evaluation.own_prompts import (
 )
 from lora_tui.engine.evaluation.prompts import TestPrompt, fixed_replies, resolve_prompts
 from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
+from lora_tui.engine.inference.fast_model import forget
 from lora_tui.engine.inference.token_choice import configured_stop_ids
 from lora_tui.engine.jobs.evaluate import emit_evaluation
 from lora_tui.engine.models.adapter_source import ADAPTER_METADATA, base_began_as
@@ -354,6 +355,7 @@ class _TrainingRun:
         self.ratings = asyncio.run_coroutine_threadsafe(rated, ctx.writer.loop).result()
         fixed = fixed_replies(ctx.settings.fine_tuning)
         scored = score_model(self.model, self.base.tokenizer, self.prompts, aggregator, settings.max_new_tokens, fixed)
+        forget(self.model)  # the steps that follow want the memory
         emit_evaluation(ctx, scored, aggregator, version, step, name, held_out_loss, self.ratings)
         return scored
 

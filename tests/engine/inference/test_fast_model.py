@@ -21,7 +21,7 @@ from transformers import (
 
 from lora_tui.engine.inference.beams import BeamSearch, beams_are_known, configured_beams
 from lora_tui.engine.inference.decode import answers, beam_search, decode
-from lora_tui.engine.inference.fast_model import FastModel, active_adapter, fast_model
+from lora_tui.engine.inference.fast_model import FastModel, active_adapter, fast_model, forget
 from lora_tui.engine.inference.key_values import PromptAttention, Span, StepAttention
 from lora_tui.engine.inference.matrices import JoinedLinear, RowAdapters
 from lora_tui.engine.inference.readers import FastReader, TransformersReader
@@ -298,6 +298,14 @@ def test_adapters_are_taken_as_they_are_when_decoding_begins(words: Any) -> None
     assert trained_on == [theirs(model, words, PROMPTS[0], 8)] != first
     with model.disable_adapter():
         assert ours(model, words, PROMPTS[:1], Decoding(max_new_tokens=8)) == plain
+
+
+def test_what_is_forgotten_is_made_again(words: Any) -> None:
+    model = adapted(make("llama", words, torch.bfloat16))
+    first = fast_of(model)
+    assert fast_of(model) is first
+    forget(model)
+    assert fast_of(model) is not first
 
 
 def test_changed_weights_are_noticed(words: Any) -> None:
