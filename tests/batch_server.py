@@ -26,10 +26,14 @@ class BatchServer(OpenAIServer):
         self.created: list[dict[str, Any]] = []
         self.ends: list[str] = []
         self.held = False
+        self.held_kind = ""
+        """The kind of call whose batches are held."""
         self.faults: dict[str, list[int]] = {"/v1/files": [], "/v1/batches": []}
         """Statuses with which the next requests are refused; 0 does what is asked and breaks the connection."""
         self.share_answered = 1.0
         """Of a batch that has expired."""
+        self.looks_refused = 0
+        """The status with which looks at a batch, and its cancelling, are refused; 0 for none."""
         self.answered = 0
 
     def _more_routes(self) -> list[Route]:
@@ -84,15 +88,21 @@ class BatchServer(OpenAIServer):
         return JSONResponse({"data": [self._shown(name) for name in reversed(self.batches)]})
 
     async def _get(self, request: Request) -> Response:
+        if self.looks_refused:
+            return JSONResponse({"error": {"message": "scripted"}}, self.looks_refused)
         name = request.path_params["batch"]
         batch = self.batches[name]
         if batch["status"] == "validating":
             batch["status"] = "in_progress"
-        elif batch["status"] == "in_progress" and not self.held:
+        elif (
+            batch["status"] == "in_progress" and not self.held and kind_of(batch["lines"][0]["body"]) != self.held_kind
+        ):
             self._end(name, self.ends.pop(0) if self.ends else "completed")
         return JSONResponse(self._shown(name))
 
     async def _cancel(self, request: Request) -> Response:
+        if self.looks_refused:
+            return JSONResponse({"error": {"message": "scripted"}}, self.looks_refused)
         name = request.path_params["batch"]
         self._end(name, "cancelled")
         return JSONResponse(self._shown(name))

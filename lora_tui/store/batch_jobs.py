@@ -84,3 +84,18 @@ async def open_calls(store: Store, run_id: int) -> list[OpenCall]:
         " JOIN attempts ON attempts.id = attempt_id WHERE attempts.run_id=? AND status='sent' ORDER BY attempt_id",
         (run_id,),
     )
+
+
+async def end_if_outdated(t: Store, attempt: int) -> bool:
+    """End a call that has judged a pair whose text was changed since it was sent; tells whether it is one.
+
+    Its answer is about the former text. What it costs stays counted.
+    """
+    return bool(
+        await t.execute(
+            "UPDATE attempts SET status='cancelled', ended_at=?2, error='the pair was edited after it was sent'"
+            " WHERE id=?1 AND EXISTS (SELECT 1 FROM tasks JOIN pair_edits USING (pair_id) WHERE tasks.id = task_id"
+            " AND tasks.kind = 'judge' AND (at > sent_at OR undone_at > sent_at))",
+            (attempt, time.time()),
+        )
+    )

@@ -96,6 +96,63 @@ def test_a_process_that_was_killed_finds_its_batch_again(
     assert not batches.rows("SELECT 1 FROM attempts WHERE status IN ('lost', 'cancelled')")
 
 
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_key_that_is_refused_while_a_batch_is_out_costs_no_answer(
+    batches: GenerationHarness, server: BatchServer, status: int
+) -> None:
+    server.held = True
+    with live_run(batches, total_examples=6) as run:
+        wait_for(lambda: any(state == "submitted" for _, state in rows(batches)))
+        run.engine.stop(run.run_id)
+        run.end()
+    server.held, server.looks_refused = False, status
+    refused = batches.run(resume=1, total_examples=6)
+    assert refused.state == "failed"
+    assert f"HTTP {status}" in (refused.error or "")
+    assert "--resume" in (refused.error or "")
+    assert rows(batches) == [("batch-1", "submitted")], "its answers are still wanted"
+    server.looks_refused = 0
+    end = batches.run(resume=1, total_examples=6)
+    assert end.state == "finished", end.error
+    assert end.result["accepted"] == 6
+    assert batches.value(ANSWERED) == server.answered
+    assert not batches.rows("SELECT 1 FROM attempts WHERE status IN ('lost', 'cancelled')")
+
+
+@pytest.mark.parametrize("while_it_runs", [True, False])
+def test_the_judgement_of_a_text_is_not_that_of_the_text_after_an_edit(
+    batches: GenerationHarness, server: BatchServer, while_it_runs: bool
+) -> None:
+    judging = (
+        "SELECT pair_id FROM tasks JOIN attempts ON task_id = tasks.id JOIN batch_calls ON attempt_id = attempts.id"
+        " WHERE kind='judge' AND status='sent' ORDER BY pair_id DESC"
+    )
+
+    def edit() -> None:
+        pair = batches.value(judging)
+        batches.change(
+            "INSERT INTO pair_edits(pair_id, question, answer, question_key, at)"
+            f" SELECT id, question, answer, question_key, {time.time()} FROM pairs WHERE id={pair}"
+        )
+        batches.change(f"UPDATE pairs SET question='What was worded anew?', question_key='anew' WHERE id={pair}")
+
+    server.held_kind = "judge"
+    with live_run(batches, total_examples=6) as run:
+        wait_for(lambda: batches.rows(judging) and rows(batches)[-1][1] == "submitted")
+        if while_it_runs:
+            edit()
+        run.engine.stop(run.run_id)
+        run.end()
+    if not while_it_runs:
+        edit()
+    server.held_kind = ""
+    end = batches.run(resume=1, total_examples=6)
+    assert end.state == "finished", end.error
+    judged = [str(one.body) for one in server.received if one.kind == "judge"]
+    assert any("What was worded anew?" in one for one in judged), "the new text was judged"
+    check_the_books(batches)
+
+
 def test_a_batch_that_was_never_begun_is_asked_again(batches: GenerationHarness, server: BatchServer) -> None:
     server.held = True
     with live_run(batches, total_examples=4) as run:

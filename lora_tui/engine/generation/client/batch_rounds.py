@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from lora_tui.engine.generation.client.answers import Answer, ConnectError, ConnectionBroken, UnreadableReply
@@ -56,6 +57,9 @@ _POLL_SECONDS = (5.0, 60.0)
 """Seconds between two looks at a batch, at first and at most."""
 
 _MOST_REFUSALS = 12
+_UNSEEN = (401, 403, 404)
+"""Statuses by which a batch is refused to whoever has not begun it."""
+
 _PASSING = (408, 409, 425, 429, 500, 502, 503, 504)
 
 
@@ -190,8 +194,10 @@ class BatchRounds:
         assert self._left is not None, "it is loaded"
         assert call.batch_task is not None, "who asks has told that it may wait"
         left = self._left[call.batch_task, request.model]
-        if left:
+        while left:
             earlier = left.pop(0)
+            if await self._store.together(partial(batch_jobs.end_if_outdated, attempt=earlier.attempt_id)):
+                continue
             await call.take_up(earlier.attempt_id, earlier.estimated_tokens)
             return earlier.attempt_id, self._jobs[earlier.batch].waiting[earlier.attempt_id]
         attempt = await call.begin_attempt(prompt + request.max_tokens)
@@ -298,7 +304,7 @@ class BatchRounds:
         """Wait until a batch has ended, and hand out its answers."""
         try:
             if not job.batch_id:
-                found = await self._persistently(lambda: self._api.find(job.name))
+                found = await self._persistently(lambda: self._api.find(job.name), job)
                 if found is None:  # the process ended before it was begun: nothing was asked
                     await self._store.together(lambda t: batch_jobs.change(t, job.row, state="failed"))
                     job.state = "failed"
@@ -306,7 +312,7 @@ class BatchRounds:
                     return
                 await self._note(job, "submitted", found)
             seconds, told = _POLL_SECONDS[0], (-1, -1)
-            while (state := await self._persistently(lambda: self._api.get(job.batch_id))).status not in ENDED:
+            while (state := await self._persistently(lambda: self._api.get(job.batch_id), job)).status not in ENDED:
                 if (state.done, state.failed) != told:
                     told = (state.done, state.failed)
                     self._report(job, state)
@@ -318,7 +324,7 @@ class BatchRounds:
                     f"The batch {job.batch_id} was refused: {state.error or 'no reason was given'}.\n"
                     "Change what it names and go on with --resume, or leave --batch out."
                 )
-            answers = await self._persistently(lambda: self._api.answers(state))
+            answers = await self._persistently(lambda: self._api.answers(state), job)
             await self._note(job, state.status, state)
             self._hand_out(job, answers)
         except Exception as problem:  # noqa: BLE001  # whoever waits for an answer must learn of it
@@ -366,10 +372,11 @@ class BatchRounds:
             job.state = "cancelled"
             await self._store.together(lambda t: batch_jobs.change(t, job.row, state="cancelled"))
 
-    async def _persistently(self, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _persistently(self, ask: Callable[[], Awaitable[T]], out: _Job | None = None) -> T:
         """Ask until there is an answer: networks come and go while a batch is worked on.
 
-        Raises `UnreachableError` for a refusal, `EndpointGoneError` after `patience` seconds without an answer.
+        Raises `UnreachableError` for a refusal, `EndpointGoneError` after `patience` seconds without an answer. So
+        it does where the key may not see a batch that is `out`: another one may, and its answers are paid for.
         """
         began, failed = time.monotonic(), 0
         while True:
@@ -377,6 +384,8 @@ class BatchRounds:
                 async with asyncio.timeout(600):
                     return await ask()
             except BatchRefused as refused:
+                if out is not None and refused.status in _UNSEEN:
+                    raise EndpointGoneError(_unseen(refused, out)) from None
                 if refused.status not in _PASSING:
                     raise UnreachableError(_refusal(refused)) from None
                 reason = str(refused)
@@ -389,6 +398,14 @@ class BatchRounds:
                 )
             failed += 1
             await asyncio.sleep(min(60.0, backoff(failed - 1, _POLL_SECONDS[0] / 5, self._random)))
+
+
+def _unseen(refused: BatchRefused, job: _Job) -> str:
+    reason = one_line(redact(str(refused)), 200)
+    return (
+        f"The endpoint does not show the batch {job.batch_id or job.name} ({reason}).\nGo on with --resume and the key"
+        " and address that it was sent with; data_generation.batch = false gives it up and asks its calls again."
+    )
 
 
 def _refusal(refused: BatchRefused) -> str:
