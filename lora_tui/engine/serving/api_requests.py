@@ -88,6 +88,7 @@ def read_request(body: bytes, *, chat: bool) -> GenerationRequest:
     model = fields.get("model")
     if not isinstance(model, str) or not model:
         raise ApiError(400, "You must provide a model parameter.", param="model")
+    _text(model, "model")
     options = fields.get("stream_options") or {}
     if not isinstance(options, Mapping):
         raise _wrong("stream_options", "an object")
@@ -211,7 +212,7 @@ def _message(message: Any, place: str) -> Mapping[str, str]:
     if not isinstance(message, Mapping):
         raise _wrong(place, "an object with role and content")
     role = message.get("role")
-    if role not in _ROLES:
+    if not isinstance(role, str) or role not in _ROLES:
         known = ", ".join(_ROLES)
         raise ApiError(400, f"Invalid value for '{place}.role': this server knows {known}.", param=f"{place}.role")
     if message.get("tool_calls"):

@@ -36,6 +36,14 @@ class BusyError(Exception):
         self.retry_after = retry_after
 
 
+class TooManyError(Exception):
+    """There are more sequences than this server has places: it would never be answered."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"at most {most} sequences at once")
+        self.most = most
+
+
 class StoppingError(Exception):
     """The server is being stopped."""
 
@@ -143,9 +151,14 @@ class DecodingThread:
         self._executor.shutdown(wait=False)
 
     def submit(self, requests: Sequence[SequenceRequest]) -> DecodingGroup:
-        """Queue the sequences of a request; raises `BusyError` where there is no place for all of them."""
+        """Queue the sequences of a request; raises `BusyError` where there is no place for all of them now.
+
+        Raises `TooManyError` where there never will be.
+        """
         if self._is_stopping:
             raise StoppingError
+        if len(requests) > self._most:
+            raise TooManyError(self._most)
         if len(self._active) + len(requests) > self._most:
             raise BusyError(self._retry_after())
         group = DecodingGroup(self, len(requests))

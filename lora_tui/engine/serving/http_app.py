@@ -22,9 +22,10 @@ from starlette.types import Receive, Scope, Send
 from transformers import PreTrainedTokenizerBase
 
 from lora_tui.engine.data.template_renderer import ChatTemplateError
+from lora_tui.engine.serving.address import is_loopback
 from lora_tui.engine.serving.api_requests import ApiError, GenerationRequest, read_request
 from lora_tui.engine.serving.choice import Served, ServedModel
-from lora_tui.engine.serving.decoding import BusyError, DecodingGroup, DecodingThread, StoppingError
+from lora_tui.engine.serving.decoding import BusyError, DecodingGroup, DecodingThread, StoppingError, TooManyError
 from lora_tui.engine.serving.prompts import PreparedRequest, PromptBuilder
 from lora_tui.engine.serving.replies import DONE, Answer, ReplyWriter, encoded, server_event
 from lora_tui.engine.serving.text_stream import TextStream
@@ -40,8 +41,6 @@ _SEND_SECONDS = 60.0
 
 _SIGN_OF_LIFE_SECONDS = 15.0
 """A stream without a token for so long gets a comment, so that nothing between client and server gives it up."""
-
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass
@@ -157,6 +156,9 @@ class OpenAIServer:
             raise ApiError(500, str(problem)) from problem
         try:
             group = self.thread.submit(prepared.sequences)
+        except TooManyError as problem:
+            message = f"At most {problem.most} answers at once can be asked for: this server has no more places."
+            raise ApiError(400, message, param="n") from problem
         except BusyError as problem:
             message = f"The server is busy: all its places are taken. Try again in {problem.retry_after} s."
             raise ApiError(429, message, code="rate_limit_exceeded", retry_after=problem.retry_after) from problem
@@ -300,10 +302,11 @@ def check_caller(headers: Mapping[str, str], key: str | None) -> None:
     one: no name but a local one is answered then.
     """
     if key is not None:
-        given = headers.get("authorization", "").removeprefix("Bearer ").strip()
+        said = headers.get("authorization", "").strip()
+        given = said[7:].strip() if said[:7].lower() == "bearer " else said
         if not hmac.compare_digest(given.encode(), key.encode()):
-            said = "Incorrect API key provided." if given else "You didn't provide an API key."
-            raise ApiError(401, f"{said} Send it as Authorization: Bearer KEY.", code="invalid_api_key")
+            fault = "Incorrect API key provided." if given else "You didn't provide an API key."
+            raise ApiError(401, f"{fault} Send it as Authorization: Bearer KEY.", code="invalid_api_key")
         return
     for name, value in (("host", f"//{headers.get('host', 'localhost')}"), ("origin", headers.get("origin"))):
         if value is not None and not _is_local(value):
@@ -317,9 +320,10 @@ def check_caller(headers: Mapping[str, str], key: str | None) -> None:
 
 def _is_local(address: str) -> bool:
     try:
-        return urlsplit(address).hostname in _LOCAL_NAMES
+        host = urlsplit(address).hostname
     except ValueError:
         return False
+    return host is not None and is_loopback(host)
 
 
 async def _hung_up(receive: Receive) -> None:

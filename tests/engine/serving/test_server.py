@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import openai
 import pytest
@@ -193,6 +194,8 @@ def post(server: RunningServer, body: bytes, headers: str = "", path: str = "/v1
     "body",
     [b"{", b"[]", b'"x"', b"\xff\xfe", b"[" * 100_000, b'{"model": "base", "messages": [{"role": "u"}]}',
      b'{"model": "base", "messages": [{"role": "user", "content": "\\ud800"}]}',
+     b'{"model": "base", "messages": [{"role": ["user"], "content": "x"}]}',
+     b'{"model": "\\ud800", "messages": [{"role": "user", "content": "x"}]}',
      b'{"model": "base", "messages": [{"role": "user", "content": "x"}], "temperature": NaN}',
      b'{"model": "base", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}'],
 )  # fmt: skip
@@ -215,6 +218,8 @@ def test_web_pages_of_other_sites_are_refused(server: RunningServer) -> None:
     assert post(server, body, "Origin: http://localhost:3000\r\n")[0] == 200
     assert post(server, body, "Origin: https://evil.example\r\n")[0] == 403
     assert post(server, body, "Host: evil.example\r\n")[0] == 403
+    assert post(server, body, "Host: 127.0.0.2:8000\r\n")[0] == 200, "an address of this machine, which can be bound"
+    assert post(server, body, "Host: 192.168.1.2\r\n")[0] == 403
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -267,6 +272,8 @@ def test_beyond_its_places_the_server_says_when_to_try_again(trained: Trained) -
         with pytest.raises(openai.RateLimitError, match="The server is busy") as refused:
             asked(small, "base", "unlock")
         assert int(refused.value.response.headers["retry-after"]) >= 1
+        with pytest.raises(openai.BadRequestError, match="At most 2 answers"):
+            asked(small, "base", "unlock", n=3)
         for stream in streams:
             stream.close()
         small.wait_until(lambda: small.health()["active"] == 0, 5)
@@ -313,6 +320,8 @@ def test_with_a_key_nobody_else_is_answered(trained: Trained, monkeypatch: pytes
             running.client("a-key-of-the-server-123").models.list()
         assert [model.id for model in running.client("a-key-of-the-server-1234").models.list()] == ["base"]
         assert running.health()["status"] == "ok"
+        url = f"{running.url.replace('0.0.0.0', '127.0.0.1')}/models"
+        assert urlopen(Request(url, headers={"Authorization": "bearer a-key-of-the-server-1234"})).status == 200
     stored = [event.payload for event in running.harness.events(running.run_id)]
     assert "travel unencrypted" in json.dumps(stored)
     assert "a-key-of-the-server" not in json.dumps(stored)
