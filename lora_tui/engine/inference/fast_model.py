@@ -93,6 +93,7 @@ class FastModel:
         self._norm = _norm(decoder.norm)
         self._head = JoinedLinear([model.lm_head])
         self._fingerprint = self._sampled()
+        self._form = _form(self._embedding)
 
     def new_cache(self) -> KeyValueCache:
         """An empty cache of this model's shape."""
@@ -122,7 +123,7 @@ class FastModel:
         The weights are told by a sample of each. Raises `UnsupportedError` for adapters that cannot be computed.
         """
         _check_parts(model)
-        if model.model.embed_tokens is not self._embed:
+        if model.model.embed_tokens is not self._embed or _form(self._embedding) != self._form:
             return False
         layers = [joined for layer in model.model.layers for joined in _joined_layers(layer)] + [[model.lm_head]]
         same = [product.attach(own) for product, own in zip(self._products(), layers, strict=True)]
@@ -284,6 +285,11 @@ def _check_parts(model: PreTrainedModel) -> None:
                 raise UnsupportedError(f"a layer of the kind {name}")
         if name.endswith("MLP") and not isinstance(module.act_fn, nn.SiLU | SiLUActivation):
             raise UnsupportedError("another activation than SiLU")
+
+
+def _form(weight: Tensor) -> tuple[torch.dtype, torch.device]:
+    """What ``model.to`` changes of a weight, which stays the same parameter."""
+    return weight.dtype, weight.device
 
 
 def _window(config: Any) -> int | None:

@@ -150,8 +150,7 @@ class JoinedLinear:
         """Pack the weights, where oneDNN and the memory allow it."""
         self._may_pack = False
         size = sum(weight.numel() * weight.element_size() for weight in self.weights)
-        known: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]  # torch's own lacks types
-        if not known or size > _MEMORY_SHARE * free_memory():
+        if not _can_pack(self.weights[0].dtype) or size > _MEMORY_SHARE * free_memory():
             return
         joined = torch.cat([weight.detach() for weight in self.weights])
         self._packed = torch.ops.mkldnn._reorder_linear_weight(joined, _PACKED_ROWS)
@@ -169,6 +168,15 @@ class JoinedLinear:
         if name not in self._adapters:
             self._adapters[name] = _low_rank(self._layers, name)
         return self._adapters[name]
+
+
+def _can_pack(dtype: torch.dtype) -> bool:
+    """Whether this processor's oneDNN computes with packed weights; half precision takes instructions of its own."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's own lacks types
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype != torch.float16 or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
 def _plain(layer: Any) -> nn.Linear:

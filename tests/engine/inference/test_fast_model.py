@@ -374,3 +374,28 @@ def test_layers_that_share_an_input_are_one_product_in_the_same_memory() -> None
     loss = layers[0](x).sum()
     loss.backward()
     assert layers[0].weight.grad is not None, "they can still be trained"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_processor_without_half_precision_computes_unpacked_weights(
+    words: Any, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    def refuse(*_: Any) -> torch.Tensor:
+        raise RuntimeError("needs the cpu support avx512bw")  # what oneDNN says on AVX2 alone
+
+    for name in ("bf16", "fp16"):
+        monkeypatch.setattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
+    model = make("llama", words, dtype)
+    fast = fast_of(model)
+    ids = words(PROMPTS[0])["input_ids"]
+    with torch.inference_mode():
+        expected = model(torch.tensor([ids])).logits[0].float()
+    assert (all_scores(fast, ids, RowAdapters(), [len(ids)]) - expected).abs().max() < 0.2
+
+
+def test_a_model_that_was_given_another_precision_is_read_anew(words: Any) -> None:
+    model = make("llama", words, torch.bfloat16)
+    fast_of(model)
+    model.float()
+    assert ours(model, words, PROMPTS[:1], Decoding(max_new_tokens=8)) == [theirs(model, words, PROMPTS[0], 8)]
