@@ -22,6 +22,7 @@ from lora_tui.engine.inference.token_choice import choose, penalised, random_gen
 from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapters
 from lora_tui.engine.models.base_model import BaseModel
+from lora_tui.engine.models.loaded_checks import context_tokens
 from lora_tui.machine import free_memory
 
 _log = logging.getLogger(__name__)
@@ -42,7 +43,10 @@ def make_decoder(base: BaseModel, adapters: Mapping[str, AdapterSource], running
     ends = stop_token_ids(base.model, base.tokenizer)
     found = fast_model(model)
     if isinstance(found, FastModel):
-        return BatchDecoder(found, ends, running)
+        longest = context_tokens(base.model)
+        if found.max_tokens is None or (longest is not None and longest <= found.max_tokens):
+            return BatchDecoder(found, ends, running)
+        found = f"attention that sees the last {found.max_tokens:,} tokens only"
     _log.info("requests are decoded one after the other by transformers: the model has %s", found)
     return PlainDecoder(model, ends, running)
 
@@ -88,7 +92,7 @@ class BatchDecoder:
 
     def __post_init__(self) -> None:
         self._cache = self.model.new_cache()
-        self._cache_limit = _CACHE_SHARE * free_memory()
+        self._cache_limit = _CACHE_SHARE * _free_memory(self.model.device)
 
     @property
     def running(self) -> int:
@@ -237,6 +241,11 @@ class BatchDecoder:
     def _move(self, source: int, target: int) -> None:
         self._cache.move(source, target, self._placed[source].length)
         self._placed[target] = self._placed[source]
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes that keys and values could take on a device: a GPU has its own memory, all others the machine's."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else free_memory()
 
 
 def _adapters(sequences: Sequence[_Sequence], device: torch.device) -> RowAdapters:

@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
+from transformers import MistralConfig, MistralForCausalLM
 
 from lora_tui.engine.inference import batch_decoder
-from lora_tui.engine.inference.batch_decoder import BatchDecoder
+from lora_tui.engine.inference.batch_decoder import BatchDecoder, make_decoder
 from lora_tui.engine.inference.fast_model import FastModel, fast_model
 from lora_tui.engine.inference.sequences import DecodedToken, SequenceRequest
+from lora_tui.engine.models.base_model import BaseModel
 from lora_tui.protocol.reply import Decoding
-from tests.engine.inference.test_fast_model import adapted, make
+from tests.engine.inference.test_fast_model import PROMPTS, SIZES, adapted, make, theirs
 from tests.engine.tiny import make_tokenizer
 
 ENDS = frozenset({40, 41, 42})
@@ -111,3 +113,22 @@ def test_keys_and_values_keep_to_their_share_of_the_memory(model: Any) -> None:
     while decoder.running or decoder.waiting:
         decoder.step()
         assert decoder.running <= 3
+
+
+def test_a_model_that_sees_the_last_tokens_only_is_read_by_transformers() -> None:
+    words = make_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = MistralConfig(vocab_size=len(words), sliding_window=8, head_dim=16, **SIZES)
+        model = MistralForCausalLM(config).eval()
+    base = BaseModel(model, words, model.device, model.dtype, "tiny", None)
+    decoder = make_decoder(base, {})
+    decoder.add(SequenceRequest(words(PROMPTS[2])["input_ids"], Decoding(max_new_tokens=12)))
+    told = [token for _ in range(12) for token in decoder.step()]
+    assert [one.token for one in told] == theirs(model, words, PROMPTS[2], 12)
+
+
+def test_on_a_gpu_its_own_memory_bounds_the_cache(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FastModel, "device", torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4000, 8000))
+    assert BatchDecoder(fast_of(model), ENDS)._cache_limit == 1000
