@@ -8,18 +8,22 @@ import json
 import re
 import struct
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from lora_tui.config.hub_names import data_name, hub_dataset
+from lora_tui.engine.data.compressed import HUB_EXTRA
+from lora_tui.engine.data.parquet import SUFFIX as PARQUET
 from lora_tui.engine.models.adapter_source import ADAPTER_METADATA, WEIGHTS, AdapterSource
 from lora_tui.engine.models.builtin import BUILTIN, HUB_NAME
 from lora_tui.engine.models.checksums import write_checksums
 from lora_tui.engine.models.tokenizer_files import TOKENIZER_FILES
+from lora_tui.errors import UsageError
 from lora_tui.secrets import find_secret
+from lora_tui.text import one_line
 
 UNKNOWN_BASE = "BASE_MODEL"
 """Stands for a base model that lies in a folder, in commands that others read."""
@@ -61,7 +65,8 @@ def private_names(source: AdapterSource) -> dict[str, str]:
     paths = [str(source.metadata.get("base_path") or ""), source.trained_on or ""]
     found = {path: base for path in paths if "/" in path and path != base}
     folders = {source.folder, source.folder.absolute(), *([source.run_folder.absolute()] if source.run_folder else [])}
-    return found | {str(folder): "." for folder in folders if len(str(folder)) > 1}
+    # A relative folder's bare name, such as "out", is a part of many words.
+    return found | {str(folder): "." for folder in folders if len(folder.parts) > 1}
 
 
 def copy_public(source: AdapterSource, target: Path, card: str) -> list[str]:
@@ -119,19 +124,41 @@ def find_private(folder: Path, names: list[str]) -> Iterator[str]:
     """Yield a sentence for each file of `folder` that holds one of `names` (paths of this machine) or a secret."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         shown = path.relative_to(folder).as_posix()
+        texts: Iterable[str]
+        unit = "line"
         if path.suffix == ".safetensors":
             texts = [_header(path)]
         elif path.suffix in _TEXT:
             texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
+        elif path.suffix == PARQUET:
+            texts, unit = _rows(path), "row"
         else:
             continue
-        for number, text in enumerate(texts, start=1):
-            if (name := next((name for name in names if name in text), None)) is not None:
-                yield f"{shown} line {number} names a path of this machine ({name})"
-                break
-            if path.name not in _LARGE_VOCABULARIES and (kind := find_secret(text)) is not None:
-                yield f"{shown} line {number} seems to hold {kind}"
-                break
+        try:
+            for number, text in enumerate(texts, start=1):
+                if (name := next((name for name in names if name in text), None)) is not None:
+                    yield f"{shown} {unit} {number} names a path of this machine ({name})"
+                    break
+                if path.name not in _LARGE_VOCABULARIES and (kind := find_secret(text)) is not None:
+                    yield f"{shown} {unit} {number} seems to hold {kind}"
+                    break
+        except UsageError as problem:
+            yield f"{shown} cannot be looked through: {problem}"
+
+
+def _rows(path: Path) -> Iterator[str]:
+    """Yield the rows of a Parquet file as JSON. Raises `UsageError` where it cannot be read."""
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as problem:
+        raise UsageError(f"it is a Parquet file, which needs an extra: {HUB_EXTRA}.") from problem
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(1024):
+                yield from (json.dumps(row, ensure_ascii=False, default=str) for row in batch.to_pylist())
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as problem:
+        raise UsageError(one_line(str(problem), 120)) from problem
 
 
 def _header(path: Path) -> str:

@@ -51,7 +51,8 @@ from lora_tui.text import count, file_size
 SENDING = "sending"
 """The phase in which files travel."""
 
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_WORD = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+_REPO = re.compile(rf"{_WORD}/{_WORD}")
 _SHORTEST_PATH = 5
 
 Write = Callable[[Path], Awaitable[None]]

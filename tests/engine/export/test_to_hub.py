@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from lora_tui.config.models import Settings
 from lora_tui.engine.export.hub_card import AdapterFacts, adapter_card, card_problems, dataset_card, with_license
 from lora_tui.engine.export.hub_upload import LIST
+from lora_tui.engine.export.public_names import find_private, private_names
 from lora_tui.engine.models.adapter_source import open_adapter
 from lora_tui.engine.models.checksums import verify
 from lora_tui.engine.runtime.engine import Outcome
@@ -225,7 +227,9 @@ def test_another_adapter_does_not_go_into_a_folder_that_was_prepared(
     assert "out of other data or another adapter" in (export(trained, tmp_path).error or "")
 
 
-@pytest.mark.parametrize("name", ["my-adapter", "me/../x", "a b/c", "me/x/y", "https://huggingface.co/me/x"])
+@pytest.mark.parametrize(
+    "name", ["my-adapter", "me/../x", "a b/c", "me/x/y", "https://huggingface.co/me/x", "me/x-", "a/né"]
+)
 def test_a_repository_is_owner_and_name(trained: Trained, tmp_path: Path, name: str) -> None:
     assert "--to-hub takes OWNER/NAME" in (export(trained, tmp_path, to_hub=name).error or "")
 
@@ -260,6 +264,32 @@ def test_a_dataset_arrives_with_its_card(harness: EngineHarness, hub: FakeHub, t
     back = {"format": "messages", "train_data_file": "hf:me/notes", "output": str(tmp_path / "b.jsonl")}
     again = harness.run("export", back)
     assert again.result["examples"] == json.loads(files["manifest.json"])["split"]["train"], again.error
+
+
+def test_a_secret_in_a_parquet_file_keeps_all_of_it_here(harness: EngineHarness, hub: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "secret.jsonl").write_text(
+        '{"question": "a?", "answer": "1"}\n{"question": "The key?", "answer": "hf_' + "AbCdEfGhIj" * 3 + '0123"}\n'
+    )
+    options = {"to_hub": "me/notes", "format": "messages", "parquet": True, "output": str(tmp_path / "p")}
+    outcome = harness.run("export", options | {"train_data_file": str(tmp_path / "secret.jsonl")})
+    assert outcome.state == "failed"
+    assert "train.parquet row 2 seems to hold" in (outcome.error or "")
+
+
+def test_a_parquet_file_that_cannot_be_read_is_not_sent(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 no more")
+    (sentence,) = find_private(tmp_path, [])
+    assert sentence.startswith("train.parquet cannot be looked through")
+
+
+def test_the_bare_name_of_an_adapters_folder_is_not_cut_out_of_words(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained.adapter, tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    private = private_names(open_adapter(Path("out"), None))
+    assert "without" in adapter_card("---\ntags: []\n---\nAnswers without it.", AdapterFacts(REPO, private=private))
+    assert str(tmp_path / "out") in private
 
 
 def test_a_dataset_made_of_one_on_the_hub_names_it(harness: EngineHarness, hub: FakeHub, tmp_path: Path) -> None:
