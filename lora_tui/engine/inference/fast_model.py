@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 
 from lora_tui.engine.inference.key_values import Attention, KeyValueCache
-from lora_tui.engine.inference.matrices import BASE, JoinedLinear, RowAdapters, UnsupportedError
+from lora_tui.engine.inference.matrices import BASE, JoinedLinear, PackingBudget, RowAdapters, UnsupportedError
 
 _log = logging.getLogger(__name__)
 
@@ -89,9 +89,10 @@ class FastModel:
         self._embedding: Tensor = decoder.embed_tokens.weight
         self._rotary = decoder.rotary_emb
         self._angles: tuple[Tensor, Tensor] | None = None
-        self._layers = [_layer(layer) for layer in decoder.layers]
+        budget = PackingBudget()
+        self._layers = [_layer(layer, budget) for layer in decoder.layers]
         self._norm = _norm(decoder.norm)
-        self._head = JoinedLinear([model.lm_head])
+        self._head = JoinedLinear([model.lm_head], budget)
         self._fingerprint = self._sampled()
         self._form = _form(self._embedding)
 
@@ -246,9 +247,9 @@ def _joined_layers(layer: Any) -> list[list[nn.Module]]:
     ]
 
 
-def _layer(layer: Any) -> _Layer:
+def _layer(layer: Any, budget: PackingBudget) -> _Layer:
     attention = layer.self_attn
-    query_key_value, output, gate_up, down = (JoinedLinear(joined) for joined in _joined_layers(layer))
+    query_key_value, output, gate_up, down = (JoinedLinear(joined, budget) for joined in _joined_layers(layer))
     return _Layer(
         _norm(layer.input_layernorm),
         query_key_value,

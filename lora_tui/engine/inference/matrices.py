@@ -23,8 +23,8 @@ from lora_tui.machine import free_memory
 _PACKED_ROWS = 8
 """Rows that packed weights are laid out for; other numbers are computed as well."""
 
-_MEMORY_SHARE = 0.25
-"""Share of the free memory up to which a packed copy is made."""
+_MEMORY_SHARE = 0.5
+"""Share of the free memory that packed copies of a model's weights take at most, all together."""
 
 
 class UnsupportedError(Exception):
@@ -66,11 +66,25 @@ BASE = RowAdapters()
 """No adapter on any row."""
 
 
+class PackingBudget:
+    """Bytes that packed copies of a model's weights may still take, by the memory that was free before the first."""
+
+    def __init__(self) -> None:
+        self._left = _MEMORY_SHARE * free_memory()
+
+    def take(self, size: int) -> bool:
+        """Whether so many bytes are left; they are then spent."""
+        fits = size <= self._left
+        self._left -= size if fits else 0
+        return fits
+
+
 class JoinedLinear:
     """One or several linear layers with the same input, computed as one product ``(rows, in) -> (rows, out)``."""
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
+    def __init__(self, layers: Sequence[nn.Module], budget: PackingBudget | None = None) -> None:
         self._layers: list[Any] = list(layers)
+        self._budget = budget or PackingBudget()
         plain = [_plain(layer) for layer in layers]
         self.weights = [layer.weight for layer in plain]
         self.out_features = sum(weight.shape[0] for weight in self.weights)
@@ -150,7 +164,7 @@ class JoinedLinear:
         """Pack the weights, where oneDNN and the memory allow it."""
         self._may_pack = False
         size = sum(weight.numel() * weight.element_size() for weight in self.weights)
-        if not _can_pack(self.weights[0].dtype) or size > _MEMORY_SHARE * free_memory():
+        if not _can_pack(self.weights[0].dtype) or not self._budget.take(size):
             return
         joined = torch.cat([weight.detach() for weight in self.weights])
         self._packed = torch.ops.mkldnn._reorder_linear_weight(joined, _PACKED_ROWS)

@@ -399,3 +399,19 @@ def test_a_model_that_was_given_another_precision_is_read_anew(words: Any) -> No
     fast_of(model)
     model.float()
     assert ours(model, words, PROMPTS[:1], Decoding(max_new_tokens=8)) == [theirs(model, words, PROMPTS[0], 8)]
+
+
+def test_packed_copies_leave_half_of_the_free_memory_all_together(words: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = list[int]()
+    pack = torch.ops.mkldnn._reorder_linear_weight
+
+    def counted(weight: torch.Tensor, rows: int) -> torch.Tensor:
+        packed.append(weight.numel() * weight.element_size())
+        return pack(weight, rows)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", counted)
+    monkeypatch.setattr("lora_tui.engine.inference.matrices.free_memory", lambda: 60_000 - sum(packed))
+    model = make("llama", words, torch.bfloat16)
+    fast_of(model)
+    assert 0 < sum(packed) <= 30_000
+    assert len(ours(model, words, PROMPTS, Decoding(max_new_tokens=3))) == len(PROMPTS)
