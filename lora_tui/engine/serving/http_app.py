@@ -39,6 +39,9 @@ _BODY_SECONDS = 60.0
 _SEND_SECONDS = 60.0
 """A client that takes nothing for so long has gone, whatever its connection says."""
 
+_PIECE = 1 << 16
+"""Bytes of a whole reply that are handed over at once: one with log-probabilities may have a hundred million."""
+
 _SIGN_OF_LIFE_SECONDS = 15.0
 """A stream without a token for so long gets a comment, so that nothing between client and server gives it up."""
 
@@ -283,8 +286,10 @@ class _WatchedResponse(Response):
         body = await self.exchange.whole()
         self.headers["content-length"] = str(len(body))
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async with asyncio.timeout(_SEND_SECONDS):
-            await send({"type": "http.response.body", "body": body})
+        for start in range(0, len(body), _PIECE):
+            async with asyncio.timeout(_SEND_SECONDS):
+                piece = body[start : start + _PIECE]
+                await send({"type": "http.response.body", "body": piece, "more_body": start + _PIECE < len(body)})
 
     async def _stream(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -292,7 +297,8 @@ class _WatchedResponse(Response):
             async for event in events:
                 async with asyncio.timeout(_SEND_SECONDS):
                     await send({"type": "http.response.body", "body": event, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        async with asyncio.timeout(_SEND_SECONDS):
+            await send({"type": "http.response.body", "body": b""})
 
 
 def check_caller(headers: Mapping[str, str], key: str | None) -> None:

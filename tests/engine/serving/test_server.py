@@ -1,12 +1,15 @@
 """The server as OpenAI's client meets it: answers, streams, adapters, errors in the API's shape."""
 
+import asyncio
 import json
 import shutil
 import socket
 import subprocess
 import threading
+from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -16,6 +19,7 @@ import pytest
 
 from lora_tui.engine.data.template_renderer import render_chat
 from lora_tui.engine.inference.decode import answers, decode
+from lora_tui.engine.serving import http_app
 from lora_tui.protocol.reply import Decoding
 from tests.engine.conftest import Trained
 from tests.engine.serving.conftest import RunningServer, serving
@@ -262,6 +266,29 @@ def test_a_slow_reader_does_not_hold_others_up(server: RunningServer) -> None:
     next(iter(slow))
     assert asked(server, "base", "unlock", max_tokens=4).choices[0].finish_reason == "length"
     slow.close()
+
+
+def test_of_a_whole_answer_that_nobody_reads_little_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_app, "_SEND_SECONDS", 0.2)
+    sent: list[int] = []
+
+    async def whole() -> bytes:
+        return b"x" * 10_000_000
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(len(message.get("body", b"")))
+        if sum(sent) > 200_000:  # as a connection whose buffers are full
+            await asyncio.Event().wait()
+
+    async def receive() -> MutableMapping[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    asked, traffic = SimpleNamespace(stream=False), http_app.Traffic()
+    exchange: Any = SimpleNamespace(asked=asked, traffic=traffic, whole=whole, group=SimpleNamespace(close=lambda: None))
+    asyncio.run(asyncio.wait_for(http_app._WatchedResponse(exchange, {})({"type": "http"}, receive, send), 10))
+    assert traffic.hung_up == 1
+    assert max(sent) < 100_000
 
 
 def test_beyond_its_places_the_server_says_when_to_try_again(trained: Trained) -> None:
