@@ -285,7 +285,9 @@ def test_of_a_whole_answer_that_nobody_reads_little_is_kept(monkeypatch: pytest.
         raise AssertionError
 
     asked, traffic = SimpleNamespace(stream=False), http_app.Traffic()
-    exchange: Any = SimpleNamespace(asked=asked, traffic=traffic, whole=whole, group=SimpleNamespace(close=lambda: None))
+    exchange: Any = SimpleNamespace(
+        asked=asked, traffic=traffic, whole=whole, group=SimpleNamespace(close=lambda: None)
+    )
     asyncio.run(asyncio.wait_for(http_app._WatchedResponse(exchange, {})({"type": "http"}, receive, send), 10))
     assert traffic.hung_up == 1
     assert max(sent) < 100_000
