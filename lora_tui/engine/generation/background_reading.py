@@ -56,7 +56,6 @@ class BackgroundReading:
     def start(self) -> None:
         """Begin, if there is anything left to read."""
         if not self._reader.corpus.is_whole:
-            report_folder(self._ctx, self._reader)
             self._task = asyncio.create_task(self._read_on())
             self._task.add_done_callback(lambda _: self.changed())
 

@@ -19,7 +19,7 @@ from lora_tui.config.prices import token_prices
 from lora_tui.config.written import written_keys
 from lora_tui.engine.data.results import remember_result
 from lora_tui.engine.forecast.generation import charge_text, forecast_generation, forget_listing
-from lora_tui.engine.generation.background_reading import BackgroundReading
+from lora_tui.engine.generation.background_reading import BackgroundReading, report_folder
 from lora_tui.engine.generation.client.wire import OPENAI_URL, is_loopback, is_own_network, shown_url
 from lora_tui.engine.generation.corpus import Corpus, Source
 from lora_tui.engine.generation.earlier import EarlierPairs, seeded_for_run
@@ -346,6 +346,9 @@ async def _read_first(ctx: RunContext, reader: FolderReader, earlier: EarlierRea
             ctx.emit("progress", phase="reading", done=done, total=total, note="")
 
     await reader.read_first(progress, earlier.asked)
+    if not reader.corpus.is_whole:
+        report_folder(ctx, reader)
+        await ctx.flush()  # before the first task: whoever resumes the run takes no file that was unread for a new one
 
 
 async def _workers(

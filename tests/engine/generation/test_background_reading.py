@@ -4,11 +4,14 @@ import json
 import shutil
 import threading
 import time
+from typing import Any
 
 import pytest
 
 from lora_tui.engine.generation import documents, folder_reader
 from lora_tui.engine.generation.documents import OpenFile
+from lora_tui.engine.generation.topic_tree import TopicTree
+from lora_tui.engine.jobs import generate
 from tests.engine.generation.generation_harness import GenerationHarness
 from tests.engine.generation.live_run import live_run, wait_for
 from tests.openai_server import made_up_text
@@ -111,6 +114,22 @@ def test_a_run_killed_while_it_reads_beside_its_calls_goes_on_and_asks_nothing_t
     assert not harness.rows(repeated)
     assert (resumed.result["files"], resumed.result["unread"]) == (FILES, 0)
     assert resumed.result["accepted"] == FILES
+
+
+def test_that_files_are_unread_is_stored_before_the_first_task(
+    harness: GenerationHarness, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored: list[list[tuple[int, int]]] = []
+    real = generate.load_tree
+
+    async def noted(*arguments: Any) -> TopicTree:
+        stored.append(folder_events(harness))
+        return await real(*arguments)
+
+    monkeypatch.setattr(generate, "load_tree", noted)
+    gate.set()
+    harness.run(total_examples=2, num_examples_per_file=1)
+    assert stored == [[(3, FILES - 3)]], "else a run killed then takes them for new ones"
 
 
 def test_pairs_of_an_earlier_run_are_kept_before_the_first_call(
