@@ -198,9 +198,11 @@ def forget(model: PreTrainedModel | PeftModel) -> None:
         _known.pop(base, None)
 
 
-def fast_form(
-    model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], new_tokens: int
-) -> tuple[FastModel, str | None] | None:
+FastForm = tuple[FastModel, str | None]
+"""A model's fast form, and the name of the adapter that computes with it; None is the base model."""
+
+
+def fast_form(model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> FastForm | None:
     """The fast form of a model for prompts of tokens and so many new ones, and the adapter that computes with it now.
 
     None where transformers' own forward is to be used instead. The log says once why.

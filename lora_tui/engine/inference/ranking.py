@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from lora_tui.engine.inference.fast_model import fast_form
+from lora_tui.engine.inference.fast_model import FastForm, fast_form
 from lora_tui.engine.inference.key_values import ContinuedTextAttention
 from lora_tui.engine.inference.matrices import RowAdapters
 from lora_tui.engine.inference.padding import padded
@@ -23,12 +23,15 @@ class ReadText:
 
     `layers` are keys and values by layer, ``(1, heads, tokens, head size)``; `following` the log-probabilities of the
     token that comes next, ``(vocabulary,)``; `mean` the mean log-probability of the tokens of its last part, in nats.
+    `form` is the fast form of the model that read it, and its adapter: what follows is read by the same, and the model
+    is not looked through again for each of many short texts. None: transformers' own forward.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
     tokens: int
     following: Tensor
     mean: float
+    form: FastForm | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,8 @@ def read_text(
     """
     ids = tokenizer(text, add_special_tokens=after is None, return_tensors="pt")["input_ids"].to(model.device)
     before = after.tokens if after is not None else 0
-    logits, layers = _forward(model, after, ids, torch.ones_like(ids), None if measured else ids.shape[1] - 1)
+    form = fast_form(model, ids.tolist(), 0) if after is None else after.form
+    logits, layers = _forward(model, form, after, ids, torch.ones_like(ids), None if measured else ids.shape[1] - 1)
     scores = logits[0].log_softmax(-1)
     mean = 0.0
     if measured:
@@ -68,7 +72,7 @@ def read_text(
         if after is not None:
             own = torch.cat([after.following[ids[0, 0]].view(1, 1), own])
         mean = float(own.mean()) if len(own) else 0.0
-    return ReadText(tuple(layers), before + ids.shape[1], scores[-1], mean)
+    return ReadText(tuple(layers), before + ids.shape[1], scores[-1], mean, form)
 
 
 @torch.inference_mode()
@@ -98,7 +102,7 @@ def _score_batch(
     longer = [place for place, ids in enumerate(rows) if len(ids) > 1]
     if longer:
         input_ids, mask = padded(tokenizer, [rows[place][:-1] for place in longer], "right", model.device)
-        logits, _ = _forward(model, text, input_ids, mask, None)
+        logits, _ = _forward(model, text.form, text, input_ids, mask, None)
         for row, place in enumerate(longer):
             following = torch.tensor(rows[place][1:], device=model.device)
             log_probabilities = logits[row, : len(following)].log_softmax(-1)
@@ -107,7 +111,12 @@ def _score_batch(
 
 
 def _forward(
-    model: PreTrainedModel, text: ReadText | None, ids: Tensor, mask: Tensor, position: int | None
+    model: PreTrainedModel,
+    form: FastForm | None,
+    text: ReadText | None,
+    ids: Tensor,
+    mask: Tensor,
+    position: int | None,
 ) -> tuple[Tensor, Sequence[tuple[Tensor, Tensor]]]:
     """Scores ``(rows, width, vocabulary)``, float32, of rows of tokens `ids` ``(rows, width)`` that continue a text.
 
@@ -117,8 +126,7 @@ def _forward(
     rows, width = ids.shape
     before = 0 if text is None else text.tokens
     positions = torch.arange(before, before + width, device=ids.device).expand(rows, -1)
-    found = fast_form(model, ids.tolist(), before)
-    if found is None:
+    if form is None or (form[0].max_tokens is not None and before + width > form[0].max_tokens):
         cache = _cache(model, text, rows)
         logits = model(
             input_ids=ids,
@@ -129,7 +137,7 @@ def _forward(
             logits_to_keep=0 if position is None else width - position,
         ).logits
         return logits.float(), [(layer.keys, layer.values) for layer in cache.layers]
-    fast, adapters = found[0], RowAdapters(everywhere=found[1])
+    fast, adapters = form[0], RowAdapters(everywhere=form[1])
     layers = None if text is None else text.layers
     attention = ContinuedTextAttention(layers, rows, width, fast.scaling)
     hidden = fast.hidden(ids.flatten(), positions.flatten(), attention, adapters)

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from lora_tui.engine.inference import ranking
 from lora_tui.engine.inference.decode import mean_log_probabilities
+from lora_tui.engine.inference.fast_model import fast_form
 from lora_tui.engine.inference.ranking import read_text, score_continuations
 from tests.engine.tiny import make_model, make_tokenizer
 
@@ -40,3 +42,21 @@ def test_the_text_that_was_read_stays_as_it_is(tokenizer: Any) -> None:
     first = score_continuations(model, tokenizer, text, ANSWERS)
     assert score_continuations(model, tokenizer, text, ANSWERS) == first
     assert text.layers[0][0].shape[-2] == text.tokens
+
+
+def test_a_model_is_looked_through_once_for_what_follows_a_text(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(tokenizer).eval()
+    looks: list[int] = []
+
+    def counted(*arguments: Any) -> Any:
+        looks.append(1)
+        return fast_form(*arguments)
+
+    monkeypatch.setattr(ranking, "fast_form", counted)
+    text = read_text(model, tokenizer, PASSAGE)
+    assert text.form is not None
+    asked = read_text(model, tokenizer, QUESTION, after=text)
+    score_continuations(model, tokenizer, asked, ANSWERS, 1)
+    assert looks == [1]
