@@ -27,6 +27,8 @@ from lora_tui.errors import LoraTuiError
 _SECONDS_BETWEEN_TRAFFIC = 2.0
 _SECONDS_TO_START = 30.0
 _SECONDS_TO_END = 3
+_SECONDS_WITHOUT_STORE = 3600.0
+"""A store that another program keeps locked for so long ends no server: its clients need none."""
 
 
 async def serve_models(ctx: RunContext, served: Served, listener: socket.socket, key: str | None) -> dict[str, Any]:
@@ -74,7 +76,7 @@ async def _until_stopped(
         if listening.done():
             raise LoraTuiError("The HTTP server has not started; the log file says why.")
         ctx.emit("serving", **_announcement(ctx, server, listener, base))
-        began = time.monotonic()
+        began, ctx.writer.patience = time.monotonic(), _SECONDS_WITHOUT_STORE
         stopping = asyncio.ensure_future(ctx.stop_async.wait())
         reporting = asyncio.ensure_future(_report(ctx, server))
         try:
@@ -82,6 +84,7 @@ async def _until_stopped(
             if reporting.done():
                 reporting.result()
         finally:
+            ctx.writer.patience = 0.0
             for task in (stopping, reporting):
                 task.cancel()
         if not ctx.stop_async.is_set():

@@ -10,7 +10,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import redact
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
+from lora_tui.store.damage import LockedStoreError
 from lora_tui.text import one_line
 
 P = ParamSpec("P")
@@ -53,6 +54,8 @@ class EventWriter:
         self.loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[events.NewEvent] = asyncio.Queue()
         self._failure: BaseException | None = None
+        self.patience = 0.0
+        """Seconds for which a store that another program keeps locked is waited for, beyond its own ten."""
         self._task = asyncio.create_task(self._write())
 
     def put(self, kind: str, payload: Mapping[str, Any]) -> None:
@@ -85,13 +88,24 @@ class EventWriter:
                 batch.append(self._queue.get_nowait())
             try:
                 if self._failure is None:
-                    await events.append(self._store, self._run_id, batch)
+                    await self._append(batch)
             except Exception as problem:  # noqa: BLE001  # whatever it is, the job must learn of it: `flush` raises it
                 self._failure = problem
                 self._on_failure(problem)
             finally:
                 for _ in batch:
                     self._queue.task_done()
+
+    async def _append(self, batch: Sequence[events.NewEvent]) -> None:
+        began = time.monotonic()
+        while True:
+            try:
+                await events.append(self._store, self._run_id, batch)
+                return
+            except LockedStoreError:
+                if time.monotonic() - began >= self.patience:
+                    raise
+                await asyncio.sleep(0.2)
 
 
 @dataclass(frozen=True)
