@@ -79,7 +79,9 @@ def store_problem(path: Path, problem: sqlite3.Error | UnicodeDecodeError) -> St
                 f"save what can be read: sqlite3 {path} .recover"
             )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return LockedStoreError(f"Another program keeps the store {path} locked. Close it, then go on with --resume.")
+            return LockedStoreError(
+                f"Another program keeps the store {path} locked. Close it, then go on with --resume."
+            )
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
             return StoreError(f"The store {path} can no longer be written: {problem}. Give it back its permissions.")
         case sqlite3.SQLITE_CANTOPEN:
