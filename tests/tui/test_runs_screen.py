@@ -254,7 +254,9 @@ async def test_the_cursor_stays_on_its_run_when_another_begins(harness: AppHarne
 async def test_the_pairs_of_a_generation_run_are_exported_as_a_dataset(harness: AppHarness) -> None:
     await harness.populate(lambda store: create_run(store, "generate"))
     async with harness.app((80, 24)) as (app, pilot):
-        await pilot.press("4", "e")
+        await pilot.press("4")
+        await wait_for_text(app, "Runs (1)")
+        await pilot.press("e")
         await wait_for_text(app, "Dataset of run 1")
         await wait_for_text(app, "LLaMA-Factory")
         await pilot.press("s")
