@@ -8,9 +8,6 @@ method, path and token, `uploaded` the hashes of what came over LFS.
 import base64
 import hashlib
 import json
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,11 +15,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-import uvicorn
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from tests.threaded_server import ThreadedServer
 
 TOKEN = "hf_" + "Testtoken0" * 4
 
@@ -54,7 +51,7 @@ class Repo:
         return None if found is None else (commit, found)
 
 
-class FakeHub:
+class FakeHub(ThreadedServer):
     """The server, in a thread of its own."""
 
     def __init__(self) -> None:
@@ -64,8 +61,6 @@ class FakeHub:
         self.failing_uploads = 0
         """How many of the coming LFS uploads fail with status 500."""
         self._blobs: dict[str, bytes] = {}
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         kind, repo, rev = "{kind:str}", "{owner:str}/{name:str}", "{revision:str}"
         routes = [
             Route("/api/repos/create", self._create, methods=["POST"]),
@@ -79,23 +74,15 @@ class FakeHub:
             Route(f"/{repo}.git/info/lfs/objects/batch", self._batch, methods=["POST"]),
             Route("/lfs/{oid:str}", self._put, methods=["PUT"]),
         ]
-        config = uvicorn.Config(Starlette(routes=routes), log_level="error", lifespan="off")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        super().__init__(routes)
+        self.url = f"http://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        deadline = time.monotonic() + 60
-        while not self._server.started:
-            assert time.monotonic() < deadline, "the test server did not start"
-            time.sleep(0.005)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._server.should_exit = True
-        self._server.force_exit = True
-        self._thread.join(10)
-        self._socket.close()
+    def reset(self) -> None:
+        """Forget everything that was put here or asked."""
+        self.repos.clear()
+        self.requests.clear()
+        self.uploaded.clear()
+        self._blobs.clear()
 
     def dataset(self, name: str, files: dict[str, bytes | str], **facts: Any) -> Repo:
         """Add a data set with these files."""

@@ -9,20 +9,18 @@ import asyncio
 import json
 import random
 import re
-import socket
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
-import uvicorn
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+
+from tests.threaded_server import ThreadedServer
 
 MODEL = "test-model"
 
@@ -78,23 +76,16 @@ class Received:
     at_once: int  # requests in flight when it came, itself among them
 
 
-class OpenAIServer:
+class OpenAIServer(ThreadedServer):
     """The server, in a thread of its own, on a free port of this machine; a context manager."""
 
     def __init__(self, key: str | None = None) -> None:
         self._epoch = 0
         self.reset(key)
-        # With the protocol named, asyncio sets TCP_NODELAY; without, every second answer waits 40 ms.
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.bind(("127.0.0.1", 0))
-        self.port = self._socket.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
         paths = ("/v1/chat/completions", "/v1/completions")
-        app = Starlette(
-            routes=[*(Route(path, self._complete, methods=["POST"]) for path in paths), *self._more_routes()]
-        )
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        own = [Route(path, self._complete, methods=["POST"]) for path in paths]
+        super().__init__([*own, *self._more_routes()])
+        self.url = f"http://127.0.0.1:{self.port}/v1"
 
     def reset(self, key: str | None = None) -> None:
         """Forget everything that was scripted and received, as if it had just been started."""
@@ -128,28 +119,6 @@ class OpenAIServer:
     def _more_routes(self) -> list[Route]:
         """Return the routes of what else a server has."""
         return []
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        deadline = time.monotonic() + 60
-        while not self._server.started:
-            assert time.monotonic() < deadline, "the test server did not start"
-            time.sleep(0.005)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._server.should_exit = True
-        self._server.force_exit = True
-        self._thread.join(10)
-        self._socket.close()
-
-    def close_soon(self) -> None:
-        """Stop listening; requests in flight are cut off."""
-        self._server.should_exit = True
-        self._server.force_exit = True
 
     def count(self, kind: str | None = None, outcome: str | None = None) -> int:
         """Count what was received, by kind and outcome."""

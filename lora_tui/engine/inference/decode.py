@@ -2,7 +2,7 @@
 
 The loop is our own, so that it can stream and stop between two tokens. What comes next is told by a `PromptReader`: the
 fast form of the model where its family is known, transformers' forward elsewhere, which is said once. Many prompts go
-through continuous batching. A batch gives what each prompt gives alone.
+through continuous batching. A batch gives what each prompt gives alone, in half precision up to its rounding.
 """
 
 import threading

@@ -24,11 +24,10 @@ from transformers.activations import SiLUActivation
 
 from lora_tui.engine.inference.key_values import Attention, KeyValueCache
 from lora_tui.engine.inference.matrices import BASE, JoinedLinear, PackingBudget, RowAdapters, UnsupportedError
+from lora_tui.engine.models.loaded_checks import is_plain_layer
 
 _log = logging.getLogger(__name__)
 
-_FAMILIES = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "qwen2.modeling_qwen2.Qwen2")
-_FAMILIES_WITH_NORMED_HEADS = ("qwen3.modeling_qwen3.Qwen3",)
 _ROTARY_KINDS = ("default", "linear", "llama3", "yarn")
 """Rotary positions that do not depend on how long the text is."""
 
@@ -72,9 +71,9 @@ class FastModel:
     """A model's weights and forward pass for decoding. Raises `UnsupportedError` for one that is not known."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        decoder: Any = model.model if _is_known(model, "ForCausalLM") else None
+        decoder: Any = model.model if is_plain_layer(model, "ForCausalLM") else None
         if decoder is None:
-            raise UnsupportedError(f"a model of the kind {type(model).__name__}")
+            raise UnsupportedError(f"another architecture ({type(model).__name__})")
         config = model.config
         _check_parts(model)
         self.max_tokens = _window(config)
@@ -284,7 +283,7 @@ def _check_parts(model: PreTrainedModel) -> None:
         watched = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
         for part in ("RMSNorm", "MLP", "Attention", "DecoderLayer", "Model"):
             ours = name.endswith(part) and type(module).__module__.startswith("transformers.models.")
-            if ours and (watched or not _is_known(module, part)):
+            if ours and (watched or not is_plain_layer(module, part)):
                 raise UnsupportedError(f"a layer of the kind {name}")
         if name.endswith("MLP") and not isinstance(module.act_fn, nn.SiLU | SiLUActivation):
             raise UnsupportedError("another activation than SiLU")
@@ -302,9 +301,3 @@ def _window(config: Any) -> int | None:
     if window is None or (kinds is not None and "sliding_attention" not in kinds):
         return None
     return int(window)
-
-
-def _is_known(module: nn.Module, part: str) -> bool:
-    own = f"{type(module).__module__}.{type(module).__qualname__}"
-    families: Sequence[str] = (*_FAMILIES, *_FAMILIES_WITH_NORMED_HEADS)
-    return own in {f"transformers.models.{family}{part}" for family in families}

@@ -59,7 +59,8 @@ class DecodedToken:
 class SequenceDecoder(Protocol):
     """Decodes sequences side by side; all calls come from one thread.
 
-    Each sequence gets what it would get alone, whatever runs beside it.
+    Each sequence gets what it would get alone, whatever runs beside it; in half precision that is up to rounding, which
+    differs with the number of rows.
     """
 
     def add(self, request: SequenceRequest) -> int:

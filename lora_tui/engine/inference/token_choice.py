@@ -1,6 +1,7 @@
 """How the next token is chosen from the model's scores, and which tokens end an answer.
 
-Nothing here draws from torch's global random state, which belongs to the trainer of this process.
+Small, and apart from `decode`: decoders, beams and jobs choose by it, and `decode` imports those. Nothing here draws
+from torch's global random state, which belongs to the trainer of this process.
 """
 
 import torch

@@ -23,6 +23,21 @@ _LARGEST_WEIGHT = 1e15
 """No weight is as large: a flipped bit of an exponent makes one of 10**38."""
 
 
+_PLAIN_FAMILIES = (
+    "llama.modeling_llama.Llama",
+    "mistral.modeling_mistral.Mistral",
+    "qwen2.modeling_qwen2.Qwen2",
+    "qwen3.modeling_qwen3.Qwen3",
+)
+"""Families whose layers are laid out like Llama's, as transformers names their classes."""
+
+
+def is_plain_layer(module: nn.Module, kind: str) -> bool:
+    """Tell whether a module is the `kind` of layer, such as ``MLP``, of a family whose layers are like Llama's."""
+    name = f"{type(module).__module__}.{type(module).__qualname__}"
+    return name in {f"transformers.models.{family}{kind}" for family in _PLAIN_FAMILIES}
+
+
 def check_size(config: PretrainedConfig, held: int, place: str, *, trust_remote_code: bool) -> None:
     """Raise `LoraTuiError` where the configuration describes a far larger model than the `held` numbers of the weights.
 

@@ -27,8 +27,7 @@ def server() -> Iterator[FakeHub]:
 
 @pytest.fixture
 def hub(server: FakeHub, tmp_path: Path) -> Iterator[FakeHub]:
-    server.repos.clear()
-    server.requests.clear()
+    server.reset()
     with server.used(tmp_path):
         yield server
 

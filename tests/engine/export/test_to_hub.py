@@ -31,10 +31,7 @@ def server() -> Iterator[FakeHub]:
 
 @pytest.fixture
 def hub(server: FakeHub, tmp_path: Path) -> Iterator[FakeHub]:
-    server.repos.clear()
-    server.requests.clear()
-    server.uploaded.clear()
-    server._blobs.clear()
+    server.reset()
     with server.used(tmp_path / "cache"):
         yield server
 

@@ -37,6 +37,15 @@ def rows(harness: GenerationHarness) -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in harness.rows("SELECT batch_id, state FROM batches ORDER BY id")]
 
 
+def stop_with_a_batch_out(batches: GenerationHarness, server: BatchServer, examples: int) -> None:
+    """Stop a run of so many examples whose batch is at the endpoint, which holds it."""
+    server.held = True
+    with live_run(batches, total_examples=examples) as run:
+        wait_for(lambda: any(state == "submitted" for _, state in rows(batches)))
+        run.engine.stop(run.run_id)
+        run.end()
+
+
 def test_a_round_is_one_batch_and_costs_half(batches: GenerationHarness, server: BatchServer) -> None:
     end = batches.run(total_examples=9)
     assert end.state == "finished", end.error
@@ -82,11 +91,7 @@ def test_a_stop_leaves_the_batch_and_a_resumed_run_collects_it(batches: Generati
 def test_a_process_that_was_killed_finds_its_batch_again(
     batches: GenerationHarness, server: BatchServer, forgotten: str
 ) -> None:
-    server.held = True
-    with live_run(batches, total_examples=6) as run:
-        wait_for(lambda: any(state == "submitted" for _, state in rows(batches)))
-        run.engine.stop(run.run_id)
-        run.end()
+    stop_with_a_batch_out(batches, server, 6)
     batches.change(f"UPDATE batches SET {forgotten}")  # as it was before the endpoint's answer was stored
     server.held = False
     end = batches.run(resume=1, total_examples=6)
@@ -100,11 +105,7 @@ def test_a_process_that_was_killed_finds_its_batch_again(
 def test_a_key_that_is_refused_while_a_batch_is_out_costs_no_answer(
     batches: GenerationHarness, server: BatchServer, status: int
 ) -> None:
-    server.held = True
-    with live_run(batches, total_examples=6) as run:
-        wait_for(lambda: any(state == "submitted" for _, state in rows(batches)))
-        run.engine.stop(run.run_id)
-        run.end()
+    stop_with_a_batch_out(batches, server, 6)
     server.held, server.looks_refused = False, status
     refused = batches.run(resume=1, total_examples=6)
     assert refused.state == "failed"
@@ -154,11 +155,7 @@ def test_the_judgement_of_a_text_is_not_that_of_the_text_after_an_edit(
 
 
 def test_a_batch_that_was_never_begun_is_asked_again(batches: GenerationHarness, server: BatchServer) -> None:
-    server.held = True
-    with live_run(batches, total_examples=4) as run:
-        wait_for(lambda: any(state == "submitted" for _, state in rows(batches)))
-        run.engine.stop(run.run_id)
-        run.end()
+    stop_with_a_batch_out(batches, server, 4)
     batches.change("UPDATE batches SET batch_id='', state='planned'")
     server.batches.clear()
     server.held = False

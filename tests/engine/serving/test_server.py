@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -226,7 +227,7 @@ def test_web_pages_of_other_sites_are_refused(server: RunningServer) -> None:
     assert post(server, body, "Host: 192.168.1.2\r\n")[0] == 403
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.skipif(shutil.which("curl") is None and not os.environ.get("CI"), reason="curl is not installed")
 def test_curl_gets_an_answer_and_a_stream(server: RunningServer) -> None:
     body = {"model": "base", "messages": [{"role": "user", "content": "unlock"}], "max_tokens": 4, "temperature": 0}
     command = ["curl", "-sSN", f"{server.url}/chat/completions", "-H", "Content-Type: application/json", "-d"]

@@ -21,6 +21,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.activations import SiLUActivation
 
+from lora_tui.engine.models.loaded_checks import is_plain_layer
 from lora_tui.engine.training.fast import cpu_ops, gpu_ops
 from lora_tui.engine.training.fast.cpu_ops import HeadLayout
 from lora_tui.engine.training.fast.dropout import MaskSource, SeededMask
@@ -34,9 +35,6 @@ from lora_tui.engine.training.fast.fused_projections import (
 )
 from lora_tui.engine.training.fast.linear import LoraLinearSpec, lora_linears
 from lora_tui.engine.training.packing import has_varlen_kernel, varlen_attention
-
-_FAMILIES = ("llama.modeling_llama.Llama", "mistral.modeling_mistral.Mistral", "qwen2.modeling_qwen2.Qwen2")
-_FAMILIES_WITH_NORMED_HEADS = ("qwen3.modeling_qwen3.Qwen3",)
 
 Forward = Callable[..., Any]
 """What is called in the place of a module's `forward`."""
@@ -153,18 +151,18 @@ class FastLayers:
         for module in model.modules():
             if "forward" in module.__dict__:  # somebody else has replaced it already
                 continue
-            if _is(module, "RMSNorm") and not module.weight.requires_grad:
+            if is_plain_layer(module, "RMSNorm") and not module.weight.requires_grad:
                 self._replace("norm", module, _norm_forward(module, rms_norm))
-            elif _is(module, "MLP") and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
+            elif is_plain_layer(module, "MLP") and isinstance(module.act_fn, nn.SiLU | SiLUActivation):
                 self._replace("mlp", module, self._mlp_forward(module, swiglu))
-            elif attention and _is(module, "Attention") and not module.attention_dropout:
+            elif attention and is_plain_layer(module, "Attention") and not module.attention_dropout:
                 self._replace("attention", module, self._attention_forward(module, attention))
 
     def _replace_decoder_layers(self, model: nn.Module) -> None:
         """Let norms be computed with the additions beside them, in layers whose norms are computed by kernels."""
         replaced = {module for module, _ in self.forwards}
         for module in model.modules():
-            if not _is(module, "DecoderLayer") or "forward" in module.__dict__:
+            if not is_plain_layer(module, "DecoderLayer") or "forward" in module.__dict__:
                 continue
             norms: tuple[Any, Any] = (module.input_layernorm, module.post_attention_layernorm)
             if replaced.issuperset(norms) and not any(_has_hooks(norm) for norm in norms):
@@ -377,12 +375,6 @@ def _unsupported_reason(module: Any) -> str | None:
     return "hooks on its layers" if "forward" in module.__dict__ else None
 
 
-def _is(module: nn.Module, kind: str) -> bool:
-    """Tell whether a module is the `kind` of layer of a family whose layers are the plain ones."""
-    name = f"{type(module).__module__}.{type(module).__qualname__}"
-    return name in {f"transformers.models.{family}{kind}" for family in (*_FAMILIES, *_FAMILIES_WITH_NORMED_HEADS)}
-
-
 def _has_hooks(module: nn.Module) -> bool:
     """Tell whether somebody listens to a layer's calls, or has replaced the `forward` of a frozen one."""
     if type(module) is nn.Linear and "forward" in module.__dict__:
@@ -399,7 +391,7 @@ def _low_rank_kernels_usable(adapted: Sequence[Any], device: torch.device, dtype
 
 def _takes_varlen_kernel(model: nn.Module) -> bool:
     """Tell whether queries as wide as the model's go through the variable-length kernel and the rotation before it."""
-    attentions: list[Any] = [module for module in model.modules() if _is(module, "Attention")]
+    attentions: list[Any] = [module for module in model.modules() if is_plain_layer(module, "Attention")]
     widths = {int(module.head_dim) for module in attentions}
     in_precision_of = attentions[0].k_proj.weight if attentions else torch.empty(0)
     # A kernel's block is a power of two wide.
