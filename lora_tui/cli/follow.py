@@ -47,11 +47,13 @@ class RunFollower:
     done: Event | None = None
     reader_left: bool = field(default=False, init=False)
 
-    async def skip_past(self) -> None:
-        """Count everything that has happened so far without writing it."""
+    async def skip_past(self, last: int | None = None) -> None:
+        """Count what has happened so far, or up to the event with the id `last`, without writing it."""
         while batch := await events.since(self.store, self.run_id, self.cursor, _BATCH):
-            self.cursor = batch[-1].id
             for event in batch:
+                if last is not None and event.id > last:
+                    return
+                self.cursor = event.id
                 self.narrator.count(event)
 
     async def read(self) -> int:

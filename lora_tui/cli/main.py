@@ -70,6 +70,7 @@ Examples:
   lora-tui --run chat --prompt "unlock"
   lora-tui --run train --json --no-chat > train.jsonl
   lora-tui --run serve --adapter run-3
+  lora-tui --run train --train-data-file other.txt --queue && lora-tui --run queue
   lora-tui --resume"""
 
 _FILE = click.Path(path_type=Path)
@@ -186,6 +187,9 @@ class GroupedCommand(click.Command):
     metavar="WHAT",
     shell_complete=choice_completer(RATED),
     help=f"rate: {' or '.join(RATED)}; the newest that are not all rated where not given.",
+)
+@click.option(
+    "--queue", is_flag=True, help="Add the run to the queue and return; --run queue, or an open app, works through it."
 )
 @click.option("--config", type=_FILE, metavar="FILE", help="The configuration instead of ./config.toml.")
 @click.option(

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Final, Literal
 from lora_tui.errors import UsageError
 from lora_tui.outputs import check_name
 from lora_tui.protocol.rating import SUBJECTS
+from lora_tui.store.rows import QUEUED_MODES
 
 if TYPE_CHECKING:
     from lora_tui.config.models import Settings
 
-MODES: Final = ("generate", "train", "evaluate", "chat", "export", "rate", "serve", "quickstart")
+MODES: Final = ("generate", "train", "evaluate", "chat", "export", "rate", "serve", "quickstart", "queue")
 """What ``--run`` takes."""
 
 RATED: Final = tuple(SUBJECTS)
@@ -59,6 +60,7 @@ class Request:
     license: str | None = None
     batch: bool = False
     what: str | None = None
+    queue: bool = False
     log_level: str | None = None
 
     @property
@@ -100,6 +102,7 @@ def check_request(request: Request) -> None:
         ("--license", request.license, ("export",)),
         ("--what", request.what, ("rate",)),
         ("--batch", request.batch or None, ("generate",)),
+        ("--queue", request.queue or None, QUEUED_MODES),
     ):
         if given is not None and not _is_unicode(given):
             raise UsageError(f"{option}: what follows is not UTF-8 and cannot be kept in the store; rename it.")
@@ -122,6 +125,10 @@ def check_request(request: Request) -> None:
         raise UsageError(f"--run {request.run} uses one adapter; --run serve takes several. Give --adapter once.")
     if request.adapter is not None and request.resume is not None and request.run != "serve":
         raise UsageError("--adapter and --resume both name the adapter; give one of them.")
+    if request.run == "queue" and request.resume is not None:
+        raise UsageError("--run queue goes on with what it has begun by itself; give it without --resume.")
+    if request.queue and request.resume is not None and request.run in ("generate", "train", "quickstart"):
+        raise UsageError("--queue adds a new run; --resume goes on with one now. Give one of them.")
     if request.split is not None and not 0 <= request.split <= 0.5:
         raise UsageError("--split takes the share of examples to validate with, from 0 to 0.5, such as 0.1.")
     if request.prompt is not None and not request.prompt.strip():

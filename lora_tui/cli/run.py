@@ -13,6 +13,7 @@ from typing import Any
 from lora_tui.cli.chat import chat_mode
 from lora_tui.cli.follow import RunFollower, follow_own_run, resume_command
 from lora_tui.cli.narration import Narrator, make_narrator
+from lora_tui.cli.queue import add_run, work_queue
 from lora_tui.cli.rate import rate_mode
 from lora_tui.cli.request import NEWEST, Request
 from lora_tui.config.command_consent import CommandQuestion, allow_commands, command_question
@@ -50,7 +51,9 @@ class RunPlan:
 
 def run(request: Request, streams: Streams, report: Report, loaded: Loaded, store_path: Path) -> int:
     """Do what ``--run``, ``--resume`` or ``--generate-training-file`` asks for; returns the exit status."""
-    if (purpose := _needs_trained(request, loaded.settings)) is not None:
+    if request.run == "queue":
+        return work_queue(streams, report, loaded.settings, store_path)
+    if (purpose := None if request.queue else _needs_trained(request, loaded.settings)) is not None:
         asyncio.run(require_trained(store_path, purpose, training_file(loaded.settings)))
     if request.run == "chat":
         return _chat(request, streams, loaded.settings, store_path)
@@ -63,6 +66,8 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
         _ask_about_key(plan, request, loaded, store_path, streams)
     if plan.mode in ("generate", "quickstart"):
         _ask_about_commands(plan, request, loaded, store_path, streams)
+    if request.queue:
+        return add_run(report, plan.mode, plan.settings, plan.options, store_path)
     narrator = make_narrator(streams, report)
     with Interrupts(streams, lambda status: _final_output(report, store_path, status)).handled() as interrupts:
         engine = Engine(store_path)

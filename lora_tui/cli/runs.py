@@ -73,6 +73,12 @@ def list_runs(streams: Streams, report: Report, store_path: Path) -> int:
     return 0
 
 
+def write_run_table(streams: Streams, store_path: Path, run_ids: Sequence[int]) -> None:
+    """Write these runs as the list does, in the order of their numbers."""
+    lines = [line for line in asyncio.run(_read_runs(store_path)) if line[0].id in run_ids]
+    write_runs(streams, [_row(*line) for line in lines[::-1]])
+
+
 def compact(report: Report, store_path: Path) -> int:
     """Compact the store, and write its size before and after; refused while a run is live."""
     before, after = asyncio.run(_compact(store_path))

@@ -10,13 +10,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 LIVE_STATES = ("queued", "running", "stopping")
-"""States in which a run has an owner; the others are `finished`, `stopped`, `failed` and `interrupted`."""
+"""States in which a run has an owner; the others are `waiting`, `finished`, `stopped`, `failed` and `interrupted`."""
+
+WAITING = "waiting"
+"""The state of a run that is in the queue and has not begun: it has no owner yet."""
 
 RESUMABLE_STATES = ("stopped", "failed", "interrupted")
 """States from which ``--resume`` goes on."""
 
 RESUMABLE_MODES = ("generate", "train", "quickstart")
 """Modes whose runs ``--resume`` goes on with; the runs of the others are short and run again."""
+
+QUEUED_MODES = ("generate", "train", "evaluate", "export", "quickstart")
+"""Modes whose runs can wait in the queue: those that come to an end by themselves, and ask nothing."""
 
 TRAINING_MODES = ("train", "quickstart")
 """Modes whose runs leave an adapter."""

@@ -2,6 +2,7 @@
 
     queued -> running -> stopping -> finished | stopped | failed | interrupted
 
+Before them comes ``waiting``, for a run of the queue (`lora_tui.store.queue`) that nobody has begun.
 The owner is the process that works on the run (`lora_tui.store.owner`). A run whose owner is gone is marked
 `interrupted` by the next process that looks (`mark_interrupted`), and can then be resumed by any. Whoever owns a run
 has a token, and writes through `owned_by`: once another process has taken the run over, nothing of the former owner
@@ -81,7 +82,7 @@ async def take_over(store: Store, run_id: int, token: str | None = None) -> bool
     `token` is that of `owned_by`. A run of another machine that was marked as interrupted is watched for some seconds
     first: its owner may live, and only its heartbeat can show it.
     """
-    if await _beats(store, run_id):
+    if await still_beats(store, run_id):
         return False
     columns = this_process() | {"owner": token or new_token(), "heartbeat": time.time()}
     async with store.transaction() as t:
@@ -98,7 +99,7 @@ async def take_over(store: Store, run_id: int, token: str | None = None) -> bool
     return taken == 1
 
 
-async def _beats(store: Store, run_id: int) -> bool:
+async def still_beats(store: Store, run_id: int) -> bool:
     """Watch an interrupted run that may live elsewhere; returns whether its owner has renewed the heartbeat."""
 
     async def look() -> OwnerRow | None:

@@ -175,6 +175,32 @@ CREATE INDEX calls_of_batch ON batch_calls(batch);
 """
 """Batches of calls that an endpoint answers in its own time (`name` is ours, `batch_id` the endpoint's), and whose."""
 
+_QUEUE = """
+CREATE TABLE run_groups (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,
+    plan JSON NOT NULL,
+    created_at REAL NOT NULL
+);
+CREATE TABLE queue (
+    run_id INTEGER PRIMARY KEY REFERENCES runs(id) ON DELETE CASCADE,
+    position REAL NOT NULL,
+    group_id INTEGER REFERENCES run_groups(id),
+    point JSON NOT NULL,
+    folder TEXT NOT NULL,
+    device TEXT NOT NULL DEFAULT '',
+    begun INTEGER NOT NULL DEFAULT 0,
+    tries INTEGER NOT NULL DEFAULT 0,
+    progress INTEGER NOT NULL DEFAULT 0,
+    goes_on INTEGER NOT NULL DEFAULT 0,
+    added_at REAL NOT NULL
+);
+CREATE INDEX queue_by_position ON queue(position);
+CREATE INDEX queue_by_group ON queue(group_id);
+CREATE INDEX waiting_runs ON runs(state) WHERE state IN ('waiting', 'interrupted', 'stopped');
+"""
+"""The queue of runs (`lora_tui.store.queue`), and the groups of those that a sweep adds; `point` is what one sets."""
+
 MIGRATIONS: tuple[str, ...] = (
     INITIAL,
     _WHAT_PEOPLE_DO,
@@ -190,6 +216,7 @@ MIGRATIONS: tuple[str, ...] = (
     _TOPICS,
     _PRICED_CALLS,
     _BATCHES,
+    _QUEUE,
 )
 """SQL scripts; entry n takes a file from version n to n + 1."""
 

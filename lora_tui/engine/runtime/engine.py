@@ -91,6 +91,12 @@ class Engine:
         run_id = self.call(self._create_or_take_over(mode, settings, given, resume, token)).result()
         return run_id, self.call(self._run(run_id, token, mode, settings, given, resumed=resume is not None))
 
+    def begin_taken(
+        self, run_id: int, token: str, mode: str, settings: Settings, options: Mapping[str, Any], *, resumed: bool
+    ) -> Future[Outcome]:
+        """Begin a run that this process has made itself the owner of, with `token`; returns a future of how it ends."""
+        return self.call(self._run(run_id, token, mode, settings, options, resumed=resumed))
+
     async def iterate(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         """Iterate over a generator of the engine's loop from the caller's loop; breaking off closes it there."""
         loop = asyncio.get_running_loop()

@@ -20,7 +20,7 @@ from lora_tui.config.written import all_written, with_written
 from lora_tui.errors import UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
-from lora_tui.store.rows import LIVE_STATES, RESUMABLE_MODES, RESUMABLE_STATES, Run
+from lora_tui.store.rows import LIVE_STATES, RESUMABLE_MODES, RESUMABLE_STATES, WAITING, Run
 
 _DEFAULT_STORE = "training_data.db"
 
@@ -51,7 +51,7 @@ async def resume_run(
     if settings is None:
         pairs = (text.partition("=") for text in overrides)
         changed = {".".join(parse_key(name)): parse_value(value) for name, _, value in pairs}
-        settings = with_values(_stored_settings(run), changed)
+        settings = with_values(stored_settings(run), changed)
     changes = [
         f"run {run.id} goes on with {key} = {new}; it was started with {old}"
         for key, old, new in _differences(run.settings, settings.model_dump(mode="json"))
@@ -123,13 +123,16 @@ async def _resumable(store_path: Path, run_id: int, mode: str | None) -> Run:
         raise UsageError(
             f"Run {run.id} is live (process {run.pid} on {run.host}). Watch it with --attach {run.id}{flag}"
         )
+    if run.state == WAITING:
+        raise UsageError(f"Run {run.id} waits in the queue: `lora-tui --run queue{flag}` works through it.")
     if run.state not in RESUMABLE_STATES:
         use = f" Use its adapter with --run chat --resume {run.id}{flag}" if run.mode != "generate" else ""
         raise UsageError(f"Run {run.id} is {run.state}: there is nothing left to do.{use}")
     return run
 
 
-def _stored_settings(run: Run) -> Settings:
+def stored_settings(run: Run) -> Settings:
+    """Return the settings that a run was started with; raises `UsageError` where they do not fit this version."""
     try:
         settings = Settings.model_validate(run.settings)
     except ValidationError as problem:

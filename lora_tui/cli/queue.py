@@ -1,0 +1,183 @@
+"""``--queue`` and ``--run queue``: adds a run to the queue; works through it, run after run, to its end."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lora_tui.cli.follow import RunFollower, follow_own_run
+from lora_tui.cli.narration import make_narrator
+from lora_tui.cli.runs import write_run_table
+from lora_tui.config.models import Settings
+from lora_tui.engine.data.read import hub_name, training_file
+from lora_tui.engine.runtime.engine import Engine, Outcome
+from lora_tui.engine.runtime.queue import (
+    BegunRun,
+    QueueWorker,
+    add_to_queue,
+    remember_consent,
+    stop_and_go_on_later,
+)
+from lora_tui.engine.runtime.resume import store_flag
+from lora_tui.secrets import register_key_variable
+from lora_tui.store import queue, runs
+from lora_tui.store.connection import Store
+from lora_tui.store.queue import QueueEntry
+from lora_tui.terminal.report import PREFIX, Report, done_line, json_line
+from lora_tui.terminal.signals import BROKEN_PIPE_STATUS, Interrupts
+from lora_tui.terminal.streams import Streams
+from lora_tui.text import count
+
+_POLL_SECONDS = 1.0
+
+
+def add_run(report: Report, mode: str, settings: Settings, options: Mapping[str, Any], store_path: Path) -> int:
+    """Add a run to the queue and say where it stands; returns the exit status."""
+    run_id, entries = asyncio.run(_add(mode, settings, options, store_path))
+    remember_consent(mode, settings, store_path)
+    place = [entry.run_id for entry in entries].index(run_id) + 1
+    report.run_id = run_id
+    if mode == "train":
+        file = training_file(settings, options.get("train_data_file"))
+        if hub_name(file) is None and not file.expanduser().exists():
+            report.message(f"warning: {file} does not exist yet; it has to be there when the run begins.")
+    if report.json_lines:
+        report.data(json_line("queued", run_id, time.time(), {"mode": mode, "position": place, "queue": len(entries)}))
+        report.done("waiting", 0, {"position": place, "queue": len(entries)})
+        return 0
+    report.message(
+        f"run {run_id} ({mode}) waits in the queue, {place} of {len(entries)}. "
+        f"`lora-tui --run queue{store_flag(store_path)}` works through it; so does an app that is open on this store."
+    )
+    return 0
+
+
+async def _add(
+    mode: str, settings: Settings, options: Mapping[str, Any], store_path: Path
+) -> tuple[int, list[QueueEntry]]:
+    async with await Store.open(store_path) as store:
+        async with store.transaction() as t:
+            run_id = await add_to_queue(t, mode, settings, options)
+        return run_id, await queue.entries(store)
+
+
+def work_queue(streams: Streams, report: Report, settings: Settings, store_path: Path) -> int:
+    """Work through the queue until nothing is left that this process can do; returns the exit status."""
+    flag = store_flag(store_path)
+
+    def final_output(status: int) -> tuple[str, str]:
+        """What a process that leaves at once still writes."""
+        data = ""
+        if report.json_lines and not report.is_done:
+            data = done_line(report.run_id, time.time(), "interrupted", status, {}, None) + "\n"
+        return data, f"\n{PREFIX}left at once. Go on with: lora-tui --run queue{flag}\n"
+
+    with Interrupts(streams, final_output).handled() as interrupts:
+        engine = Engine(store_path)
+        try:
+            engine.start()
+            work = _Work(engine, streams, report, interrupts, settings.fine_tuning.device)
+            outcomes = asyncio.run(work.to_end(store_path))
+        finally:
+            engine.close()
+    return _end(report, streams, outcomes, work, store_path, flag)
+
+
+def _end(
+    report: Report, streams: Streams, outcomes: Sequence[Outcome], work: "_Work", store_path: Path, flag: str
+) -> int:
+    """Write what became of the runs, and how to go on; returns the exit status."""
+    if work.reader_left:
+        return BROKEN_PIPE_STATUS
+    stopped = work.interrupts.exit_status
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    status = stopped or (1 if failed else 0)
+    report.run_id = None
+    if report.json_lines:
+        report.is_done = False
+        ended = [{"run": one.run_id, "status": one.state, "exit_status": one.exit_status} for one in outcomes]
+        report.done("stopped" if stopped else "finished", status, {"runs": ended, "left": work.left})
+        return status
+    if outcomes:
+        write_run_table(streams, store_path, [outcome.run_id for outcome in outcomes])
+    if stopped:
+        report.message(f"{count(work.left, 'run')} left in the queue. Go on with: lora-tui --run queue{flag}")
+    elif not outcomes:
+        report.message("nothing waits in the queue. Add a run with --queue, such as: lora-tui --run train --queue")
+    else:
+        problems = f", {len(failed)} of them failed" if failed else ""
+        report.message(f"the queue is done: {count(len(outcomes), 'run')}{problems}")
+    return status
+
+
+class _Work:
+    """The loop of a process that works the queue: begin a run, write it to its end, begin the next."""
+
+    def __init__(self, engine: Engine, streams: Streams, report: Report, interrupts: Interrupts, device: str) -> None:
+        self.interrupts = interrupts
+        self.reader_left = False
+        self.left = 0
+        self._engine = engine
+        self._streams = streams
+        self._report = report
+        self._worker = QueueWorker(engine, device)
+
+    async def to_end(self, store_path: Path) -> list[Outcome]:
+        """Work until nothing is left, or a signal or the reader ends it; returns how each run ended."""
+        outcomes: list[Outcome] = []
+        told = ""
+        async with await Store.open(store_path) as store:
+            while self.interrupts.stopped_by is None and not self.reader_left:
+                begun = await asyncio.wrap_future(self._engine.call(self._worker.begin_next()))
+                if begun is not None:
+                    told = ""
+                    outcomes.append(await self._follow(store, begun))
+                    continue
+                entries = await queue.entries(store)
+                if not entries:
+                    break
+                if (why := await self._waits_for(store, entries)) != told:
+                    told = why
+                    self._report.message(why)
+                await self._pause()
+            self.left = len(await queue.entries(store))
+        return outcomes
+
+    async def _pause(self) -> None:
+        for _ in range(10):
+            if self.interrupts.stopped_by is None:
+                await asyncio.sleep(_POLL_SECONDS / 10)
+
+    async def _waits_for(self, store: Store, entries: Sequence[QueueEntry]) -> str:
+        """Return why the next run cannot begin."""
+        others = ", ".join(f"run {other.run_id}" for other in await queue.busy(store))
+        first = f"run {entries[0].run_id} waits"
+        return f"{first} until {others} has ended" if others else f"{first} for its device ({entries[0].device})"
+
+    async def _follow(self, store: Store, begun: BegunRun) -> Outcome:
+        """Write a run to its end; returns how it ended."""
+        run_id, report = begun.run_id, self._report
+        register_key_variable(begun.settings.data_generation.api_key_env)
+        report.run_id, report.is_done = run_id, False
+        narrator = make_narrator(self._streams, report)
+        follower = RunFollower(store, run_id, narrator, self._streams)
+        ending = asyncio.wrap_future(begun.ending)
+
+        def stop() -> None:
+            self._engine.call(stop_and_go_on_later(self._engine, run_id))
+
+        try:
+            await follower.skip_past(begun.seen)
+            outcome = await follow_own_run(follower, ending, self.interrupts, stop, begun.mode)
+            told = follower.ending(outcome, await runs.get(store, run_id))
+            goes_on = replace(told, resume_command=f"lora-tui --run queue{store_flag(store.path)}")
+            await follower.narrate(narrator.end, goes_on)
+        finally:
+            narrator.close()
+            if not ending.done():  # following it has failed: the engine closes only when its runs have ended
+                stop()
+                await asyncio.wait([ending])
+        self.reader_left = follower.reader_left
+        return outcome
