@@ -71,6 +71,7 @@ Examples:
   lora-tui --run train --json --no-chat > train.jsonl
   lora-tui --run serve --adapter run-3
   lora-tui --run train --train-data-file other.txt --queue && lora-tui --run queue
+  lora-tui --run train --sweep "fine_tuning.optimizer.lora_lr=1e-4,3e-4,1e-3"
   lora-tui --resume"""
 
 _FILE = click.Path(path_type=Path)
@@ -190,6 +191,13 @@ class GroupedCommand(click.Command):
 )
 @click.option(
     "--queue", is_flag=True, help="Add the run to the queue and return; --run queue, or an open app, works through it."
+)
+@click.option(
+    "--sweep",
+    multiple=True,
+    metavar="KEY=VALUES",
+    help="train: a run for each value, such as fine_tuning.lora.r=8,16, or for the points of a TOML file; several "
+    "multiply. Alone with a sweep's number: its table.",
 )
 @click.option("--config", type=_FILE, metavar="FILE", help="The configuration instead of ./config.toml.")
 @click.option(
@@ -346,6 +354,10 @@ def _run_request(request: Request, streams: Streams, report: Report) -> int:
         return runs.attach(request.attach, streams, report, store_path)
     if request.asks_for_nothing:
         return runs.overview(streams, report, store_path)
+    if request.shown_sweep is not None:
+        from lora_tui.cli.sweep import show_sweep
+
+        return show_sweep(streams, report, request.shown_sweep, store_path)
     from lora_tui.cli.run import run
 
     return run(request, streams, report, loaded, store_path)

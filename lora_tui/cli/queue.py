@@ -10,6 +10,7 @@ from typing import Any
 from lora_tui.cli.follow import RunFollower, follow_own_run
 from lora_tui.cli.narration import make_narrator
 from lora_tui.cli.runs import write_run_table
+from lora_tui.cli.sweep import read_sweeps, sweep_fields, write_sweep
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.read import hub_name, training_file
 from lora_tui.engine.runtime.engine import Engine, Outcome
@@ -63,8 +64,17 @@ async def _add(
         return run_id, await queue.entries(store)
 
 
-def work_queue(streams: Streams, report: Report, settings: Settings, store_path: Path) -> int:
-    """Work through the queue until nothing is left that this process can do; returns the exit status."""
+def tell_added(report: Report, group_id: int, store_path: Path) -> int:
+    """Say how the runs of a sweep that were added are worked; returns the exit status."""
+    report.message(f"they wait in the queue: `lora-tui --run queue{store_flag(store_path)}` works through it.")
+    report.done("waiting", 0, {"sweep": group_id})
+    return 0
+
+
+def work_queue(
+    streams: Streams, report: Report, settings: Settings, store_path: Path, group_id: int | None = None
+) -> int:
+    """Work through the queue, or through one sweep of it, until nothing is left to do; returns the exit status."""
     flag = store_flag(store_path)
 
     def final_output(status: int) -> tuple[str, str]:
@@ -78,30 +88,34 @@ def work_queue(streams: Streams, report: Report, settings: Settings, store_path:
         engine = Engine(store_path)
         try:
             engine.start()
-            work = _Work(engine, streams, report, interrupts, settings.fine_tuning.device)
-            outcomes = asyncio.run(work.to_end(store_path))
+            work = _Work(
+                engine, streams, report, interrupts, QueueWorker(engine, settings.fine_tuning.device, group_id)
+            )
+            asyncio.run(work.to_end(store_path))
         finally:
             engine.close()
-    return _end(report, streams, outcomes, work, store_path, flag)
+    return BROKEN_PIPE_STATUS if work.reader_left else _end(report, streams, work, store_path, group_id)
 
 
-def _end(
-    report: Report, streams: Streams, outcomes: Sequence[Outcome], work: "_Work", store_path: Path, flag: str
-) -> int:
+def _end(report: Report, streams: Streams, work: "_Work", store_path: Path, group_id: int | None) -> int:
     """Write what became of the runs, and how to go on; returns the exit status."""
-    if work.reader_left:
-        return BROKEN_PIPE_STATUS
+    flag, outcomes = store_flag(store_path), work.outcomes
     stopped = work.interrupts.exit_status
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
     status = stopped or (1 if failed else 0)
+    sweeps = asyncio.run(read_sweeps(store_path, [outcome.run_id for outcome in outcomes], group_id))
     report.run_id = None
     if report.json_lines:
         report.is_done = False
         ended = [{"run": one.run_id, "status": one.state, "exit_status": one.exit_status} for one in outcomes]
-        report.done("stopped" if stopped else "finished", status, {"runs": ended, "left": work.left})
+        result = {"runs": ended, "left": work.left, "sweeps": [sweep_fields(*one, flag) for one in sweeps.items()]}
+        report.done("stopped" if stopped else "finished", status, result)
         return status
-    if outcomes:
-        write_run_table(streams, store_path, [outcome.run_id for outcome in outcomes])
+    in_sweeps = {row.run_id for rows in sweeps.values() for row in rows}
+    if alone := [outcome.run_id for outcome in outcomes if outcome.run_id not in in_sweeps]:
+        write_run_table(streams, store_path, alone)
+    for number, rows in sweeps.items():
+        write_sweep(streams, number, rows, flag)
     if stopped:
         report.message(f"{count(work.left, 'run')} left in the queue. Go on with: lora-tui --run queue{flag}")
     elif not outcomes:
@@ -115,27 +129,29 @@ def _end(
 class _Work:
     """The loop of a process that works the queue: begin a run, write it to its end, begin the next."""
 
-    def __init__(self, engine: Engine, streams: Streams, report: Report, interrupts: Interrupts, device: str) -> None:
+    def __init__(
+        self, engine: Engine, streams: Streams, report: Report, interrupts: Interrupts, worker: QueueWorker
+    ) -> None:
+        self.outcomes: list[Outcome] = []
         self.interrupts = interrupts
         self.reader_left = False
         self.left = 0
         self._engine = engine
         self._streams = streams
         self._report = report
-        self._worker = QueueWorker(engine, device)
+        self._worker = worker
 
-    async def to_end(self, store_path: Path) -> list[Outcome]:
-        """Work until nothing is left, or a signal or the reader ends it; returns how each run ended."""
-        outcomes: list[Outcome] = []
+    async def to_end(self, store_path: Path) -> None:
+        """Work until nothing is left, or a signal or the reader ends it."""
         told = ""
         async with await Store.open(store_path) as store:
             while self.interrupts.stopped_by is None and not self.reader_left:
                 begun = await asyncio.wrap_future(self._engine.call(self._worker.begin_next()))
                 if begun is not None:
                     told = ""
-                    outcomes.append(await self._follow(store, begun))
+                    self.outcomes.append(await self._follow(store, begun))
                     continue
-                entries = await queue.entries(store)
+                entries = await asyncio.wrap_future(self._engine.call(self._worker.left()))
                 if not entries:
                     break
                 if (why := await self._waits_for(store, entries)) != told:
@@ -143,7 +159,6 @@ class _Work:
                     self._report.message(why)
                 await self._pause()
             self.left = len(await queue.entries(store))
-        return outcomes
 
     async def _pause(self) -> None:
         for _ in range(10):
@@ -173,6 +188,11 @@ class _Work:
             outcome = await follow_own_run(follower, ending, self.interrupts, stop, begun.mode)
             told = follower.ending(outcome, await runs.get(store, run_id))
             goes_on = replace(told, resume_command=f"lora-tui --run queue{store_flag(store.path)}")
+            if not report.json_lines and begun.group_id is not None:  # the table of the sweep has what it came to
+                goes_on = replace(goes_on, outcome=replace(outcome, result={}))
+            elif not report.json_lines and outcome.result:
+                narrator.close()
+                self._streams.out.write(f"run {run_id} ({begun.mode}):\n")
             await follower.narrate(narrator.end, goes_on)
         finally:
             narrator.close()

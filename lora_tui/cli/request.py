@@ -61,12 +61,19 @@ class Request:
     batch: bool = False
     what: str | None = None
     queue: bool = False
+    sweep: tuple[str, ...] = ()
     log_level: str | None = None
 
     @property
     def adapter(self) -> Path | None:
         """The adapter of a mode that uses one."""
         return self.adapters[0] if self.adapters else None
+
+    @property
+    def shown_sweep(self) -> int | None:
+        """The sweep whose table is to be shown; None where one is to be made, or none is meant."""
+        alone = len(self.sweep) == 1 and self.run is None
+        return int(self.sweep[0]) if alone and self.sweep[0].isascii() and self.sweep[0].isdigit() else None
 
     @property
     def asks_for_nothing(self) -> bool:
@@ -103,6 +110,7 @@ def check_request(request: Request) -> None:
         ("--what", request.what, ("rate",)),
         ("--batch", request.batch or None, ("generate",)),
         ("--queue", request.queue or None, QUEUED_MODES),
+        ("--sweep", request.sweep if request.sweep and request.shown_sweep is None else None, ("train",)),
     ):
         if given is not None and not _is_unicode(given):
             raise UsageError(f"{option}: what follows is not UTF-8 and cannot be kept in the store; rename it.")
@@ -125,6 +133,8 @@ def check_request(request: Request) -> None:
         raise UsageError(f"--run {request.run} uses one adapter; --run serve takes several. Give --adapter once.")
     if request.adapter is not None and request.resume is not None and request.run != "serve":
         raise UsageError("--adapter and --resume both name the adapter; give one of them.")
+    if request.sweep and request.resume is not None:
+        raise UsageError("--sweep trains anew; `lora-tui --run queue` goes on with one that was stopped.")
     if request.run == "queue" and request.resume is not None:
         raise UsageError("--run queue goes on with what it has begun by itself; give it without --resume.")
     if request.queue and request.resume is not None and request.run in ("generate", "train", "quickstart"):
@@ -198,6 +208,7 @@ def _starting_options(request: Request) -> list[str]:
             ("--attach", request.attach is not None),
             ("--doctor", request.doctor),
             ("--vacuum", request.vacuum),
+            ("--sweep", request.shown_sweep is not None),
         )
         if given
     ]

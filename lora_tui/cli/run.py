@@ -13,9 +13,10 @@ from typing import Any
 from lora_tui.cli.chat import chat_mode
 from lora_tui.cli.follow import RunFollower, follow_own_run, resume_command
 from lora_tui.cli.narration import Narrator, make_narrator
-from lora_tui.cli.queue import add_run, work_queue
+from lora_tui.cli.queue import add_run, tell_added, work_queue
 from lora_tui.cli.rate import rate_mode
 from lora_tui.cli.request import NEWEST, Request
+from lora_tui.cli.sweep import plan_sweep
 from lora_tui.config.command_consent import CommandQuestion, allow_commands, command_question
 from lora_tui.config.key_consent import KeyQuestion, allow_key, key_question
 from lora_tui.config.load import Loaded
@@ -66,6 +67,11 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
         _ask_about_key(plan, request, loaded, store_path, streams)
     if plan.mode in ("generate", "quickstart"):
         _ask_about_commands(plan, request, loaded, store_path, streams)
+    if request.sweep:
+        group_id = plan_sweep(report, request.sweep, plan.settings, plan.options, store_path)
+        if request.queue:
+            return tell_added(report, group_id, store_path)
+        return work_queue(streams, report, plan.settings, store_path, group_id)
     if request.queue:
         return add_run(report, plan.mode, plan.settings, plan.options, store_path)
     narrator = make_narrator(streams, report)

@@ -84,7 +84,7 @@ def write_result(streams: Streams, result: Mapping[str, Any]) -> None:
 def write_rows(streams: Streams, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the table of test prompts: prompt, the base model's answer, the tuned model's answer, score."""
     has_before = any(row.get("before") is not None for row in rows)
-    table = _table(leading=1)
+    table = new_table(leading=1)
     table.add_column("Prompt", ratio=3, overflow="fold")
     if has_before:
         table.add_column("Before", ratio=4, overflow="fold")
@@ -98,7 +98,7 @@ def write_rows(streams: Streams, rows: Sequence[Mapping[str, Any]]) -> None:
         shown = ("before", "after") if has_before else ("after",)
         answers = [Text(" ".join(clean(str(row.get(key) or "(nothing)")).split())) for key in shown]
         table.add_row(prompt, *answers, Text(_score(row)))
-    _print(streams, table)
+    print_table(streams, table)
 
 
 def write_comparison(streams: Streams, found: HeldOutComparison) -> None:
@@ -124,7 +124,7 @@ def write_runs(streams: Streams, rows: Sequence[Mapping[str, str]]) -> None:
     """Write the list of runs; each row has a text for every one of `_RUN_COLUMNS`, and for ``Folder``, shown below."""
     room = make_console(streams.out, is_terminal=streams.out_is_terminal).width
     titles = [title for title, least in _RUN_COLUMNS.items() if room >= least]
-    table = _table(leading=0)
+    table = new_table(leading=0)
     for title in titles:
         if title == _WIDE_COLUMN:
             table.add_column(title, ratio=1, overflow="fold")
@@ -135,16 +135,18 @@ def write_runs(streams: Streams, rows: Sequence[Mapping[str, str]]) -> None:
         if row["Folder"]:
             made_from.append(("\n" if row[_WIDE_COLUMN] else "") + clean(row["Folder"]), style="dim")
         table.add_row(*(made_from if title == _WIDE_COLUMN else Text(clean(row[title])) for title in titles))
-    _print(streams, table)
+    print_table(streams, table)
 
 
-def _table(*, leading: int) -> Table:
+def new_table(*, leading: int = 0) -> Table:
+    """Return a table without columns, `leading` lines between its rows."""
     return Table(
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, expand=True, padding=(0, 2, 0, 0), leading=leading
     )
 
 
-def _print(streams: Streams, table: Table) -> None:
+def print_table(streams: Streams, table: Table) -> None:
+    """Write a table to stdout, without trailing blanks."""
     console = make_console(streams.out, is_terminal=streams.out_is_terminal)
     with console.capture() as captured:
         console.print(table, width=min(console.width, _MOST_COLUMNS))

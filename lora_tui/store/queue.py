@@ -24,7 +24,8 @@ MOST_TRIES = 3
 
 _LIVE = ", ".join(f"'{state}'" for state in LIVE_STATES)
 
-_TO_DO = "(state = 'waiting' OR (state = 'interrupted' AND begun) OR (state = 'stopped' AND goes_on))"
+TO_DO = "(state = 'waiting' OR (state = 'interrupted' AND begun) OR (state = 'stopped' AND goes_on))"
+"""SQL: whether a run, joined with its row of ``queue``, is still to be worked."""
 
 _PROGRESS = (
     "(SELECT COUNT(*) FROM steps WHERE run_id = runs.id)"
@@ -36,7 +37,7 @@ SELECT runs.id AS run_id, CAST(mode AS TEXT) AS mode, CAST(state AS TEXT) AS sta
     CAST(COALESCE(json_extract(settings, '$.fine_tuning.device'), 'auto') AS TEXT) AS device,
     CAST(COALESCE(json_extract(settings, '$.data_generation.model'), '') AS TEXT) AS writer,
     group_id, queue.folder, tries, {_PROGRESS} > progress AS progressed
-FROM queue JOIN runs ON runs.id = run_id WHERE {_TO_DO} ORDER BY position, runs.id"""
+FROM queue JOIN runs ON runs.id = run_id WHERE {TO_DO} ORDER BY position, runs.id"""
 
 _COMPUTING = ", ".join(f"'{mode}'" for mode in (*TRAINING_MODES, "evaluate", "export", "probe"))
 
@@ -162,7 +163,7 @@ async def take(store: Store, entry: QueueEntry, device: str, token: str | None =
             return False
         taken = await t.execute(
             f"UPDATE runs SET state='queued', ended_at=NULL, error=NULL, result=NULL, {'=?, '.join(columns)}=?"
-            f" WHERE id=? AND state=? AND EXISTS (SELECT 1 FROM queue WHERE run_id = runs.id AND {_TO_DO})",
+            f" WHERE id=? AND state=? AND EXISTS (SELECT 1 FROM queue WHERE run_id = runs.id AND {TO_DO})",
             (*columns.values(), entry.run_id, entry.state),
         )
         if not taken:
@@ -208,7 +209,7 @@ async def remove(t: Store, run_id: int) -> bool:
         return True
     return bool(
         await t.execute(
-            f"UPDATE queue SET begun=0, goes_on=0 WHERE run_id IN (SELECT id FROM runs WHERE id=? AND {_TO_DO})",
+            f"UPDATE queue SET begun=0, goes_on=0 WHERE run_id IN (SELECT id FROM runs WHERE id=? AND {TO_DO})",
             (run_id,),
         )
     )
@@ -217,7 +218,7 @@ async def remove(t: Store, run_id: int) -> bool:
 async def move(t: Store, run_id: int, by: int) -> bool:
     """Move a run by one place towards the front (`by` < 0) or the end, inside the caller's transaction."""
     order = await t.tuples(
-        f"SELECT run_id, position FROM queue JOIN runs ON runs.id = run_id WHERE {_TO_DO} ORDER BY position, run_id"
+        f"SELECT run_id, position FROM queue JOIN runs ON runs.id = run_id WHERE {TO_DO} ORDER BY position, run_id"
     )
     places = [int(found) for found, _ in order]
     if run_id not in places:

@@ -187,3 +187,29 @@ async def pausing(ctx: RunContext) -> dict[str, Any]:
 async def echo(ctx: RunContext) -> dict[str, Any]:
     """Returns what it was given."""
     return {"options": dict(ctx.options), "r": ctx.settings.fine_tuning.lora.r}
+
+
+async def scored(ctx: RunContext) -> dict[str, Any]:
+    """Is the better the nearer its learning rate is to 3e-4; the rank 13 is not to its liking."""
+    tuning = ctx.settings.fine_tuning
+    if tuning.lora.r == 13:
+        raise LoraTuiError("13 is no rank.")
+    _step(ctx, 1, 1)
+    score = 1.0 - abs(tuning.optimizer.lora_lr - 3e-4) * 1e3
+    answers = [("four", "four", 1.0), ("four", "five", 0.1)]
+    samples = [
+        {"prompt": "2 + 2?", "kind": "expected", "reference": right, "answer": said, "metrics": {}, "score": worth}
+        for right, said, worth in answers
+    ]
+    ctx.emit(
+        "evaluation",
+        step=1,
+        model="tuned",
+        score=score,
+        metrics={},
+        weights={},
+        weights_version=1,
+        samples=samples,
+        held_out_loss=2.0 - score,
+    )
+    return {"best_score": score}

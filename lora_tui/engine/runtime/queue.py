@@ -50,6 +50,7 @@ class BegunRun:
     mode: str
     settings: Settings
     seen: int
+    group_id: int | None
     ending: Future[Outcome]
 
 
@@ -129,18 +130,22 @@ def _full_name(device: str) -> str:
 
 
 class QueueWorker:
-    """Takes runs out of the queue of an engine's store, one after the other. `device` is ``fine_tuning.device``."""
+    """Takes runs out of the queue of an engine's store, one after the other.
 
-    def __init__(self, engine: Engine, device: str = "auto") -> None:
+    `device` is ``fine_tuning.device`` of whoever works it; with `group_id` only runs of that group are taken.
+    """
+
+    def __init__(self, engine: Engine, device: str = "auto", group_id: int | None = None) -> None:
         self._engine = engine
         self._device = device
+        self._group_id = group_id
 
     async def begin_next(self) -> BegunRun | None:
         """Begin the first run whose device is free, on the engine's loop; None where there is none at the moment."""
         store = self._engine.open_store
         await runs.mark_interrupted(store)
         busy = [other.device for other in await queue.busy(store)]
-        for entry in await queue.entries(store):
+        for entry in await self.left():
             if entry.tries >= queue.MOST_TRIES and not entry.progressed:
                 problem = (
                     f"Its process was lost {entry.tries} times at the same place (memory? power?). "
@@ -157,8 +162,9 @@ class QueueWorker:
         return None
 
     async def left(self) -> list[QueueEntry]:
-        """Return the runs that are still to be worked by this worker or another."""
-        return await queue.entries(self._engine.open_store)
+        """Return the runs that are still to be worked, by this worker or another."""
+        found = await queue.entries(self._engine.open_store)
+        return [entry for entry in found if self._group_id in (None, entry.group_id)]
 
     async def _begin(self, entry: QueueEntry, device: str, token: str) -> BegunRun:
         store = runs.owned_by(self._engine.open_store, entry.run_id, token)
@@ -180,9 +186,9 @@ class QueueWorker:
             await runs.end(store, run.id, "failed", {}, str(problem))
             failed: Future[Outcome] = Future()
             failed.set_result(Outcome(run.id, "failed", problem.exit_status, {}, str(problem)))
-            return BegunRun(run.id, run.mode, Settings(), seen, failed)
+            return BegunRun(run.id, run.mode, Settings(), seen, entry.group_id, failed)
         ending = self._engine.begin_taken(run.id, token, run.mode, settings, options, resumed=resumed)
-        return BegunRun(run.id, run.mode, settings, seen, ending)
+        return BegunRun(run.id, run.mode, settings, seen, entry.group_id, ending)
 
 
 def _rebased(settings: Settings, folder: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lora_tui.store.connection import Store
 from lora_tui.store.damage import StoreError
+from lora_tui.store.queue import TO_DO
 from lora_tui.store.rows import Checkpoint, Event, StepColumns
 
 _BLOCK = 10_000
@@ -42,6 +43,12 @@ class RunLine:
     held_out_loss: float | None
     damaged: bool = False
     """Whether part of its row cannot be read: what is shown of it is not all."""
+    position: float | None = None
+    """Its place among the runs that are still to be worked, the lowest first; None for one that is not in the queue."""
+    group_id: int | None = None
+    """The sweep that it belongs to."""
+    point: str = ""
+    """What it sets in that sweep, a JSON object of dotted keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +123,9 @@ SELECT id, CAST(mode AS TEXT) AS mode, CAST(name AS TEXT) AS name, CAST(state AS
     (SELECT MIN(held_out_loss) FROM evaluations WHERE run_id = runs.id AND model = 'tuned') AS held_out_loss,
     NOT (json_valid(settings) AND json_valid(options) AND (result IS NULL OR json_valid(result))
         AND typeof(created_at) IN ('real', 'integer') AND typeof(heartbeat) IN ('real', 'integer')
-        AND mode > '' AND state > '') AS damaged
-FROM runs"""
+        AND mode > '' AND state > '') AS damaged,
+    CASE WHEN {TO_DO} THEN position END AS position, group_id, CAST(COALESCE(point, '') AS TEXT) AS point
+FROM runs LEFT JOIN (SELECT run_id AS queued, position, group_id, point, begun, goes_on FROM queue) ON queued = id"""
 
 
 async def data_version(store: Store) -> int:
@@ -135,6 +143,11 @@ async def run_lines(store: Store, limit: int = 1000) -> list[RunLine]:
     """
     lines = await _readable_lines(store, limit)
     return [replace(line, error=line.error or _DAMAGED) if line.damaged else line for line in lines]
+
+
+async def run_lines_of(store: Store, run_ids: Sequence[int]) -> list[RunLine]:
+    """Return these runs in the order of their ids; those that do not exist, or cannot be read, are left out."""
+    return [line for run_id in sorted(run_ids) for line in await _run_line(store, run_id)]
 
 
 async def _readable_lines(store: Store, limit: int) -> list[RunLine]:

@@ -1,0 +1,23 @@
+"""What a sweep's settings are called and how their values are written; small, for both sides."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from lora_tui.protocol.choice import value_text
+
+
+def axis_names(points: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what each dotted key of a sweep is called in a table: its last part, where no two are called the same."""
+    keys = list(dict.fromkeys(key for point in points for key in point))
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+
+
+def point_text(point: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Return what a run sets in words: "lora_lr 1e-4, r 8"."""
+    return ", ".join(f"{names[key]} {setting_text(value)}" for key, value in point.items())
+
+
+def setting_text(value: Any) -> str:
+    """Return a value of a sweep as it is shown."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else value_text(value)
