@@ -16,6 +16,7 @@ from lora_tui.config.values import (
     Commands,
     Count,
     Device,
+    Devices,
     EnvironmentName,
     Fraction,
     Initialisation,
@@ -273,6 +274,16 @@ class FineTuning(Section):
         True, description='Less memory for about a third more time; "auto" decides from a memory estimate.'
     )
     device: Device = Field("auto", description='"auto" takes the best there is; also "cuda", "cuda:1", "mps", "cpu".')
+    parallel: Literal["auto", "none", "ddp", "fsdp"] = Field(
+        "auto",
+        description='Train on several devices: "ddp" keeps the whole model on each, "fsdp" a part of its frozen '
+        'weights, for models that do not fit one; "auto" where there are several GPUs.',
+    )
+    devices: Devices = Field(
+        0,
+        description="How many devices train together, or which GPUs, such as [0, 2]; 0 = every GPU, on a CPU two "
+        "processes.",
+    )
     train_data_file: TrainingData = Field(
         "",
         description="Examples to train on; empty = data_generation.output_file. Text, .jsonl, .json, .csv, .parquet, "

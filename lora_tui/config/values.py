@@ -99,6 +99,17 @@ def _are_names(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) and name.strip() for name in value)
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value <= 4096
+
+
+def _are_device_numbers(value: Any) -> bool:
+    """Tell whether a value is a list of devices by their numbers, each once."""
+    if not isinstance(value, list) or not value or len(set(map(repr, value))) != len(value):
+        return False
+    return all(_is_count(number) and not isinstance(number, bool) for number in value)
+
+
 def _is_initialisation(value: Any) -> bool:
     named = r"gaussian|orthogonal|olora|pissa|pissa_niter_[1-9]\d{0,2}"
     return value is True or (isinstance(value, str) and re.fullmatch(named, value, re.ASCII) is not None)
@@ -202,6 +213,15 @@ Device = Annotated[
         'must be "auto", "cpu", "mps", "cuda" or "cuda:N" with the number of the card',
     ),
     Kind('"auto", "cpu", "mps", "cuda" or "cuda:N"'),
+]
+Devices = Annotated[
+    int | list[int],
+    _check(
+        lambda value: not isinstance(value, bool) and (_is_count(value) or _are_device_numbers(value)),
+        "must be a number of devices (0 = all), or a list of their numbers, such as [0, 2]",
+        BeforeValidator,
+    ),
+    Kind("a number of devices or a list of their numbers"),
 ]
 EnvironmentName = Annotated[
     str,

@@ -101,7 +101,8 @@ def trial(name: str, data_file: Path, changes: Mapping[str, Any], seconds: float
     from lora_tui.engine.models.base_model import load_base
     from lora_tui.engine.training.dataset import TextDataset
     from lora_tui.engine.training.everyday import everyday_examples
-    from lora_tui.engine.training.loop import Hooks, StepReport, train_model
+    from lora_tui.engine.training.hooks import Hooks, StepReport
+    from lora_tui.engine.training.loop import train_model
     from lora_tui.engine.training.lora import create_lora_model
     from lora_tui.engine.training.step import GradientStep
     from lora_tui.engine.training.validation import held_out_loss

@@ -43,7 +43,8 @@ def ours(arguments: argparse.Namespace) -> dict[str, Any]:
     from lora_tui.engine.data.read import read_examples
     from lora_tui.engine.models.base_model import load_base
     from lora_tui.engine.training.dataset import TextDataset
-    from lora_tui.engine.training.loop import Hooks, train_model
+    from lora_tui.engine.training.hooks import Hooks
+    from lora_tui.engine.training.loop import train_model
     from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 
     settings = Settings.model_validate(

@@ -81,7 +81,8 @@ def train(folder: Path, *, resume: bool = False, stop_after: int = 10**9) -> lis
     """Train the tiny model for six steps with a checkpoint every second; returns the warnings."""
     from lora_tui.engine.data.examples import QuestionAnswer
     from lora_tui.engine.training.dataset import TextDataset
-    from lora_tui.engine.training.loop import Hooks, train_model
+    from lora_tui.engine.training.hooks import Hooks
+    from lora_tui.engine.training.loop import train_model
     from lora_tui.engine.training.lora import create_lora_model
     from tests.engine.tiny import PAIRS, make_model, make_tokenizer, tiny_settings
 

@@ -17,10 +17,10 @@ from typing import Any
 import tomli_w
 import torch
 from peft import PeftModel
+from safetensors.torch import save
 
 from lora_tui.config.advice import advise
 from lora_tui.config.hub_names import is_hub_name
-from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import Conversation, Example
 from lora_tui.engine.data.holdout import question_digest, questions_fingerprint
@@ -39,9 +39,10 @@ from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.inference.fast_model import forget
 from lora_tui.engine.inference.token_choice import configured_stop_ids
 from lora_tui.engine.jobs.evaluate import emit_evaluation
+from lora_tui.engine.jobs.train_place import RankMonitor, run_folder, settled, started_ranks, take_devices
 from lora_tui.engine.models.adapter_source import ADAPTER_METADATA, base_began_as
 from lora_tui.engine.models.base_location import base_facts
-from lora_tui.engine.models.base_model import BaseModel, choose_device, load_base
+from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.models.builtin import BUILTIN, HUB_NAME
 from lora_tui.engine.models.loaded_checks import known_tokens, position_limit
 from lora_tui.engine.models.tokenizer_files import save_tokenizer
@@ -50,21 +51,22 @@ from lora_tui.engine.review.agreement import RatingStatistics, rating_statistics
 from lora_tui.engine.runtime.commands import DONE
 from lora_tui.engine.runtime.context import RunContext, Stopped, progress_events
 from lora_tui.engine.runtime.resume import store_flag
-from lora_tui.engine.training import checkpoint
+from lora_tui.engine.training import checkpoint, pissa
 from lora_tui.engine.training.data_plan import data_plan, data_warnings
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.everyday import everyday_examples
-from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, Verdict, train_model
+from lora_tui.engine.training.hooks import Hooks, StepReport, TrainingResult, Verdict
+from lora_tui.engine.training.launch import RankProcesses
+from lora_tui.engine.training.loop import train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 from lora_tui.engine.training.model_card import CardFacts, model_card
 from lora_tui.engine.training.packing import EncodedExample
-from lora_tui.engine.training.pissa import uses_base_weights
+from lora_tui.engine.training.ranks import OneRank, Ranks
 from lora_tui.engine.training.schedule import total_steps
 from lora_tui.engine.training.trackers import tracked
 from lora_tui.engine.training.validation import overfitting_warning
 from lora_tui.protocol.agreement import Estimate
 from lora_tui.protocol.choice import Choice
-from lora_tui.store import runs
 from lora_tui.store.queries.runs import step_columns
 from lora_tui.store.training import evaluations
 
@@ -74,22 +76,28 @@ async def train(ctx: RunContext, data_file: Path, data: ReadResult, choices: Seq
 
     `choices` are what the settings were given for keys that nobody has written; the plan shows them.
     """
-    device = await ctx.in_torch_thread(choose_device, ctx.settings.fine_tuning.device)
-    await ctx.take_device(str(device))
-    folder = await _run_folder(ctx)
+    plan = await take_devices(ctx)
+    folder = await run_folder(ctx)
     with tracked(ctx, folder) as told:
-        return await _train_in(told, folder, data_file, data, choices)
+        settings = await ctx.in_torch_thread(settled, ctx, folder, plan)
+        async with started_ranks(told, plan, settings) as processes:
+            return await _train_in(told, folder, settings, processes, data_file, data, choices)
 
 
 async def _train_in(
-    ctx: RunContext, folder: Path, data_file: Path, data: ReadResult, choices: Sequence[Choice]
+    ctx: RunContext,
+    folder: Path,
+    settings: Settings,
+    processes: RankProcesses | None,
+    data_file: Path,
+    data: ReadResult,
+    choices: Sequence[Choice],
 ) -> dict[str, Any]:
-    """Train with the run's folder and device known."""
-    settings = await asyncio.to_thread(_with_precision_of_checkpoint, ctx, folder)
+    """Train with the run's folder and devices known, and its other ranks started."""
     base = await ctx.in_torch_thread(load_base, settings, progress_events(ctx.emit))
     ctx.raise_if_stopping()
     documents = await documents_by_question(ctx.store)
-    run = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file, folder, choices, documents)
+    run = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file, folder, choices, documents, processes)
     if ctx.resumed:
         await run.load_measured()
     with ctx.commands.handling({"checkpoint": run.request_checkpoint}):
@@ -102,26 +110,6 @@ async def _train_in(
     return {**summary, "commands": [f"lora-tui --run chat{flag}", f"lora-tui --run export --format merged{flag}"]}
 
 
-async def _run_folder(ctx: RunContext) -> Path:
-    """The run's own folder, which a resumed run finds again. Another store may have had a run of the same number."""
-    wanted = Path(ctx.settings.fine_tuning.training.save_dir) / f"run-{ctx.run_id}"
-    run = await runs.get(ctx.store, ctx.run_id)
-    if ctx.resumed and run is not None and run.folder is not None:
-        return Path(run.folder) if Path(run.folder).is_dir() else wanted  # noqa: ASYNC240  # one look at the disk
-    names = (wanted, *(wanted.with_name(f"{wanted.name}-{number}") for number in range(2, 10_000)))
-    folder = next(name for name in names if not name.exists())
-    await ctx.use_folder(folder.absolute())
-    return folder
-
-
-def _with_precision_of_checkpoint(ctx: RunContext, folder: Path) -> Settings:
-    """The settings with the precision that a resumed run began in: "auto" measures, and may come out another way."""
-    state = checkpoint.newest_state(folder, ctx.warn) if ctx.resumed else None
-    if state is None or ctx.settings.fine_tuning.dtype != "auto":
-        return ctx.settings
-    return with_values(ctx.settings, {"fine_tuning.dtype": state.dtype})
-
-
 def _prepare(
     ctx: RunContext,
     base: BaseModel,
@@ -130,6 +118,7 @@ def _prepare(
     folder: Path,
     choices: Sequence[Choice],
     documents: Mapping[int, str],
+    processes: RankProcesses | None,
 ) -> "_TrainingRun":
     """Tokenise the data, put LoRA on the model, and report the plan with its warnings; on the torch thread.
 
@@ -152,9 +141,11 @@ def _prepare(
         keep_knowledge(folder, data_file, data.examples)
         write_held_out(folder, dataset.held_out_texts, dataset.texts, documents, render, training.seed)
     dataset.extend(everyday_examples(training.everyday_examples))
-    from_base = ctx.resumed and uses_base_weights(lora.init_lora_weights)
+    from_base = ctx.resumed and pissa.uses_base_weights(lora.init_lora_weights)
     initial_matrices = checkpoint.newest_initial_matrices(folder) if from_base else None
     model = create_lora_model(base.model, lora, training.seed, initial_matrices)
+    if processes is not None and (first := pissa.initial_matrices(model)):
+        processes.put("first", save({name: matrix.cpu().contiguous() for name, matrix in first.items()}))
     trained, total = trainable_parameters(model)
     examples_per_step = training.batch_size * training.gradient_accumulation_steps
     steps = total_steps(len(dataset), examples_per_step, training.max_epochs, training.max_steps)
@@ -163,7 +154,8 @@ def _prepare(
         model=base.name,
         device=str(base.device),
         dtype=str(base.dtype).removeprefix("torch."),
-        threads=torch.get_num_threads(),
+        threads=torch.get_num_threads() if processes is None else processes.plan.threads,
+        **({} if processes is None else processes.plan.as_json()),
         **planned,
         everyday=len(dataset) - planned["examples"],
         steps=steps,
@@ -184,7 +176,7 @@ def _prepare(
     for warning in (*data_warnings(dataset, held_out, training), *of_training):
         ctx.warn(warning)
     fingerprint, examples = dataset.fingerprint(), planned["examples"]
-    return _TrainingRun(ctx, base, model, dataset, examples, held_out, data, data_file, fingerprint, prompts)
+    return _TrainingRun(ctx, base, model, dataset, examples, held_out, data, data_file, fingerprint, prompts, processes)
 
 
 def _as_asked(choices: Sequence[Choice], prompts: Sequence[TestPrompt]) -> list[Choice]:
@@ -224,6 +216,7 @@ class _TrainingRun:
     data_file: Path
     fingerprint: str
     prompts: list[TestPrompt]
+    processes: RankProcesses | None = None
     evaluation: EvaluationResult | None = None
     ratings: RatingStatistics | None = None
     people: Estimate | None = None
@@ -291,12 +284,15 @@ class _TrainingRun:
             note=lambda message: self.ctx.emit("note", message=message),
             on_held_out_loss=self._on_held_out_loss,
         )
+        ranks: Ranks = OneRank()
+        if self.processes is not None:
+            hooks = replace(hooks, on_ranks=RankMonitor(self.ctx.emit, self.processes.plan).add)
+            ranks = self.processes.connect(self.base.device, self.ctx.raise_if_stopping)
         tuning = self.ctx.settings.fine_tuning
         if self.ctx.resumed and (name := base_began_as(folder, tuning.model_name)) is not None:
             tuning = tuning.model_copy(update={"model_name": name})  # the same model, moved: the run is the same
-        return train_model(
-            self.model, self.dataset, tuning, folder, hooks, resume=self.ctx.resumed, held_out=self.held_out
-        )
+        parts = self.model, self.dataset, tuning, folder, hooks
+        return train_model(*parts, resume=self.ctx.resumed, held_out=self.held_out, ranks=ranks)
 
     def _should_stop(self) -> bool:
         """Whether to save and end; raises `Stopped` where the folder belongs to another process by now."""

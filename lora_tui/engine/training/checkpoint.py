@@ -16,7 +16,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,9 @@ class TrainerState:
     multiplied by after the run went back to a checkpoint `times_back` times. `tokens_per_row` and
     `long_rows_that_fit` are the `fallback` ladder's state: what memory has been found to hold (None: as configured),
     and how many longer rows side by side. They are kept since how many cores a product has changes its last bits.
-    `best_score`, `best_rank` and `best_may_end` are the best evaluation's `Verdict`; older checkpoints have no rank.
+    `ranks` is by how many processes the steps were computed; `rank_ladders` has the ladders' state of each, 0 for as
+    configured. `best_score`, `best_rank` and `best_may_end` are the best evaluation's `Verdict`; older checkpoints have
+    no rank.
     """
 
     identity: str
@@ -71,6 +73,8 @@ class TrainerState:
     long_rows_that_fit: int = 1
     best_rank: float | None = None
     best_may_end: bool = True
+    ranks: int = 1
+    rank_ladders: list[list[int]] = field(default_factory=list)
 
 
 _WITHOUT_VALIDATION, _WITHOUT_VARIANTS = 1, 2
@@ -156,7 +160,10 @@ def save_step(
         }
         save_file(moments, target / "optimizer.safetensors")
         save_file(_random_states(), target / "random.safetensors")
-        content = json.dumps({"format": _FORM} | asdict(state), indent=2) + "\n"
+        entries = asdict(state)
+        if state.ranks == 1:  # as versions wrote it that knew one process alone
+            del entries["ranks"], entries["rank_ladders"]
+        content = json.dumps({"format": _FORM} | entries, indent=2) + "\n"
         (target / _STATE_FILE).write_text(content, encoding="utf-8")
         write_metadata(target, state.step)
 

@@ -7,7 +7,7 @@ memory runs out, and `checkpoint` writes and restores.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,8 +23,10 @@ from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.checkpoint import TrainerState, run_identities
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.fallback import RowTooLargeError
-from lora_tui.engine.training.memory import apply_plan, plan_memory, used_megabytes
+from lora_tui.engine.training.hooks import Hooks, StepReport, TrainingResult, Verdict
+from lora_tui.engine.training.memory import announced, apply_plan, plan_memory, used_megabytes
 from lora_tui.engine.training.packing import EncodedExample
+from lora_tui.engine.training.ranks import LostRankError, OneRank, Ranks
 from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch, steps_per_epoch, total_steps
 from lora_tui.engine.training.step import GradientStep, layers_with_gradient, make_optimizer
 from lora_tui.engine.training.validation import held_out_loss
@@ -41,77 +43,6 @@ _MOST_TIMES_BACK = 3
 """How often it goes back, each time to half the rate, before training is given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """One optimizer step: loss per label token, learning rate, gradient norm before clipping, speed, memory, time left.
-
-    `epoch` counts fractions, `memory_mb` is in 10**6 bytes, `seconds` and `eta_s` in seconds.
-    """
-
-    step: int
-    steps: int
-    epoch: float
-    loss: float
-    lr: float
-    grad_norm: float
-    tokens: int
-    tokens_per_s: float
-    seconds: float
-    memory_mb: float
-    eta_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What an evaluation says of a model: its score, by what evaluations are ranked, and if the target may end the run.
-
-    `rank` decides which is the best. `may_end` is false where reaching the target proves nothing: a control was lost,
-    or the base model reaches it too.
-    """
-
-    score: float
-    rank: float
-    may_end: bool = True
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """Callbacks of `train_model`: what the caller is told, and what it decides. All are called on the training thread.
-
-    `begin` is called before the first step of a run that is not resumed, with the model as it came.
-    `evaluate` scores the model (already in evaluation mode) after a step, and returns its score, or a `Verdict` where
-    more than the score decides; `write_best` writes the best adapter's
-    folder, `write_metadata` what belongs beside the adapter of a step; `should_stop` is asked between steps,
-    `should_save` after each of them. `note` is told how the steps are computed, `warn` what goes wrong, and
-    `on_held_out_loss` a step and its loss on the held-out examples, before `evaluate`.
-    """
-
-    begin: Callable[[], None] = lambda: None
-    on_step: Callable[[StepReport], None] = lambda report: None
-    evaluate: Callable[[int], float | Verdict] | None = None
-    write_best: Callable[[Path], None] | None = None
-    write_metadata: Callable[[Path, int], None] = lambda target, step: None
-    on_checkpoint: Callable[[str, int, Path, float | None], None] = lambda kind, step, path, score: None
-    should_stop: Callable[[], bool] = lambda: False
-    warn: Callable[[str], None] = lambda message: None
-    should_save: Callable[[], bool] = lambda: False
-    note: Callable[[str], None] = lambda message: None
-    on_held_out_loss: Callable[[int, float], None] = lambda step, loss: None
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """How training ended. `stopped_by` is ``steps``, ``target_score``, ``patience`` or ``request``."""
-
-    steps: int
-    tokens: int
-    last_loss: float | None
-    best_score: float | None
-    best_step: int
-    stopped_by: str
-    best_folder: Path | None
-
-
 def train_model(
     model: PeftModel,
     dataset: TextDataset,
@@ -121,14 +52,17 @@ def train_model(
     *,
     resume: bool = False,
     held_out: Sequence[EncodedExample] = (),
+    ranks: Ranks | None = None,
 ) -> TrainingResult:
     """Train the adapters of `model` on `dataset`, keeping checkpoints in `folder`.
 
     With `resume` the newest checkpoint there is continued exactly; data or settings that differ raise `UsageError`.
-    Every evaluation reports the loss on `held_out`, examples that are not in `dataset`.
-    Raises `LoraTuiError` when gradients stop being finite.
+    Every evaluation reports the loss on `held_out`, examples that are not in `dataset`. `ranks` compute the steps,
+    this process being the first of them. Raises `LoraTuiError` when gradients stop being finite, and `LostRankError`,
+    with everything saved, when another rank is gone.
     """
-    return _Trainer(model, dataset, settings, folder, hooks or Hooks(), held_out).run(resume=resume)
+    parts = model, dataset, settings, folder, hooks or Hooks(), held_out, ranks or OneRank()
+    return _Trainer(*parts).run(resume=resume)
 
 
 @dataclass
@@ -140,7 +74,8 @@ class _Trainer:
     settings: FineTuning
     folder: Path
     hooks: Hooks
-    held_out: Sequence[EncodedExample] = ()
+    held_out: Sequence[EncodedExample]
+    ranks: Ranks
     last_loss: float | None = None
     step_seconds: list[float] = field(default_factory=list)
     evaluation_seconds: list[float] = field(default_factory=list)
@@ -151,7 +86,7 @@ class _Trainer:
         self.examples_per_step = training.batch_size * training.gradient_accumulation_steps
         self.per_epoch = steps_per_epoch(len(self.dataset), self.examples_per_step)
         self.steps = total_steps(len(self.dataset), self.examples_per_step, training.max_epochs, training.max_steps)
-        self.gradient_step = GradientStep.of(self.model, training.tokens_per_micro_batch, training.seed)
+        self.gradient_step = GradientStep.of(self.model, training.tokens_per_micro_batch, training.seed, self.ranks)
         self.optimizer, self.names = make_optimizer(self.model, self.settings)
         dtype = str(self.gradient_step.base.dtype).removeprefix("torch.")
         self.identities = run_identities(self.dataset, self.settings, dtype)
@@ -165,6 +100,11 @@ class _Trainer:
             self.state = restored
             checkpoint.forget_lost_best(self.folder, self.state, self.hooks.warn)
             self.gradient_step.fallback.resume(restored.tokens_per_row, restored.long_rows_that_fit)
+            if restored.ranks != self.ranks.world:
+                self.hooks.warn(
+                    f"The run began on {count(restored.ranks, 'device')} and goes on with {self.ranks.world}: "
+                    "not to the last bit as it would have."
+                )
         else:
             torch.manual_seed(self.settings.training.seed)
         self._plan_memory(fresh=restored is None)
@@ -204,7 +144,12 @@ class _Trainer:
             if self.hooks.should_stop():
                 self._save_step()
                 return "request"
-            self._take_step(plan)
+            try:
+                self._take_step(plan)
+            except LostRankError:
+                if self._has_learned:
+                    self._save_step()
+                raise
             if self.state.step < plan.step:  # back at a checkpoint
                 continue
             if self._evaluation_due(plan) and self._has_learned:
@@ -339,6 +284,8 @@ class _Trainer:
         self.last_loss = loss
         self.step_seconds = [*self.step_seconds[-19:], seconds]
         mean_seconds = sum(self.step_seconds) / len(self.step_seconds)
+        if self.ranks.loads:
+            self.hooks.on_ranks(plan.step, self.ranks.loads)
         self.hooks.on_step(
             StepReport(
                 step=plan.step,
@@ -412,6 +359,9 @@ class _Trainer:
     def _save_step(self) -> None:
         self.saved_at = time.monotonic()
         self.state.tokens_per_row, self.state.long_rows_that_fit = self.gradient_step.fallback.state()
+        self.state.ranks = self.ranks.world
+        if self.ranks.loads:
+            self.state.rank_ladders = [[load.tokens_per_row, load.long_rows] for load in self.ranks.loads]
         parts = self.folder, self.model, self.optimizer, self.names, self.state
         path = checkpoint.save_step(*parts, self.hooks.write_metadata, self.settings.training.keep_checkpoints)
         self.hooks.on_checkpoint("last", self.state.step, path, None)
@@ -425,7 +375,8 @@ class _Trainer:
 
         A resumed run (not `fresh`) keeps its number of long rows while memory allows: it shows in the last bits.
         """
-        longest = sorted(self.dataset, key=lambda example: -len(example.input_ids))[: self.examples_per_step]
+        own_examples = -(-self.examples_per_step // self.ranks.world)
+        longest = sorted(self.dataset, key=lambda example: -len(example.input_ids))[:own_examples]
         gradient_step, ladder = self.gradient_step, self.gradient_step.fallback
         plan = plan_memory(self.settings.gradient_checkpointing, gradient_step, longest)
         no_graphs_reason = apply_plan(plan, gradient_step)
@@ -438,6 +389,8 @@ class _Trainer:
                 f"Less memory is free than when the run began: long rows go {at_most} at a time, and the last bits of "
                 "the result may not be those of an undisturbed run."
             )
+        ladders = self.state.rank_ladders if self.state.ranks == self.ranks.world else []
+        self.ranks.announce(announced(plan, gradient_step, ladders))
         self.hooks.note(plan.summary())
         if (at_once := gradient_step.long_rows_together(longest)) > 1:
             self.hooks.note(f"Long rows are computed {at_once} at a time: there is memory for it.")

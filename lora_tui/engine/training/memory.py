@@ -6,8 +6,9 @@ architecture; where it is near the limit, one row's forward pass shows what is r
 runs out all the same is in `fallback`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import psutil
 import torch
@@ -17,7 +18,7 @@ from transformers import PreTrainedModel
 from lora_tui import machine
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.activation_memory import Recomputation, Sizes
-from lora_tui.engine.training.fallback import out_of_memory
+from lora_tui.engine.training.fallback import Rung, out_of_memory
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.step import GradientStep, tokens_in
 from lora_tui.text import memory_size
@@ -70,7 +71,7 @@ def plan_memory(setting: bool | str, gradient_step: GradientStep, examples: list
     sizes, device = sizes_of(gradient_step.base, by_hand="mlp" in gradient_step.fast.replaced), gradient_step.device
     longest = max(gradient_step.assign_rows(examples), key=lambda row: tokens_in(examples, row))
     tokens = max(tokens_in(examples, longest), gradient_step.fallback.current.tokens_per_row)
-    free, scale, measured = free_bytes(device), 1.0, False
+    free, scale, measured = free_bytes(device) // gradient_step.ranks.beside, 1.0, False
     if setting == "auto":
         estimate = activation_memory.NONE.bytes_per_token(sizes)
         if estimate * tokens > _WORTH_MEASURING * free:
@@ -105,6 +106,26 @@ def apply_plan(plan: MemoryPlan, gradient_step: GradientStep) -> str | None:
         return "CUDA graphs are not used: a row's activations do not fit into the memory twice."
     gradient_step.record_graphs()
     return None
+
+
+def announced(plan: MemoryPlan, gradient_step: GradientStep, ladders: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """What the other ranks are told of a plan that has been applied, as JSON holds it.
+
+    `ladders` are the states of every rank's fallback ladder where a checkpoint has them.
+    """
+    rung = asdict(replace(gradient_step.fallback.current, graphs=False))
+    return {"plan": asdict(plan), "rung": rung, "ladders": ladders}
+
+
+def apply_announced(content: Mapping[str, Any], gradient_step: GradientStep, rank: int) -> None:
+    """Have the model of this rank compute as rank 0's does, or as its own did when a checkpoint was saved."""
+    entries = content["plan"]
+    apply_plan(MemoryPlan(**{**entries, "recomputation": Recomputation(**entries["recomputation"])}), gradient_step)
+    graphs = gradient_step.fallback.current.graphs
+    gradient_step.fallback.begin_at(replace(Rung(**content["rung"]), graphs=graphs))
+    if content["ladders"]:
+        tokens, long_rows = content["ladders"][rank]
+        gradient_step.fallback.resume(tokens or None, long_rows)
 
 
 def kept_bytes(gradient_step: GradientStep, items: Sequence[int], examples: list[EncodedExample]) -> float:

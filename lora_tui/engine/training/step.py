@@ -8,7 +8,7 @@ alone; models whose head or attention is not plain take their own forward, one e
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from peft import PeftModel
@@ -36,6 +36,7 @@ from lora_tui.engine.training.packing import (
     packed_attention,
     supports_packing,
 )
+from lora_tui.engine.training.ranks import LostRankError, OneRank, Ranks
 
 _HEAD_TRANSFORMS = (
     "final_logit_softcapping",
@@ -47,12 +48,26 @@ _HEAD_TRANSFORMS = (
 """Configuration entries of models that do more to the logits than the head's product."""
 
 
+@dataclass(frozen=True, slots=True)
+class StepShare:
+    """What a rank has of a step: `places` of its examples in the whole step, which has so many `labels`."""
+
+    step: int
+    places: tuple[int, ...]
+    labels: int
+
+    def dropout_rng(self, seed: int, row: Row) -> DropoutRng:
+        """The draws of a row of these examples: those of their places in the step, whichever rank computes them."""
+        return DropoutRng(seed, self.step, tuple(self.places[item] for item in row.examples), row.spans)
+
+
 @dataclass
 class GradientStep:
     """How a model computes its loss and gradient: chosen once by `of`, and with less memory at once by `fallback`.
 
     `packed` says that several examples share a row, `plain_head` that the head sees label positions alone, `fast` which
-    layers are computed by hand; dropout's draws depend on `seed`.
+    layers are computed by hand; dropout's draws depend on `seed`. `ranks` are those that a step is computed by, each a
+    share of its examples.
     """
 
     model: PeftModel
@@ -65,20 +80,23 @@ class GradientStep:
     fallback: FallbackLadder
     seed: int = 42
     graphs: GraphedRows | None = None
+    ranks: Ranks = field(default_factory=OneRank)
 
     def __post_init__(self) -> None:
         self._unread_mask = torch.zeros(1, 1, 1, 1, device=self.device)
 
     @classmethod
-    def of(cls, model: PeftModel, tokens_per_row: int, seed: int = 42) -> "GradientStep":
+    def of(cls, model: PeftModel, tokens_per_row: int, seed: int = 42, ranks: Ranks | None = None) -> "GradientStep":
         """Look at the model and choose the packed or the plain path, and the layers that are computed by hand."""
         base: PreTrainedModel = model.get_base_model()
         packed = supports_packing(base)
         fast = FastLayers.of(model, packed=packed)
         # PEFT's own dropout draws from torch's one generator: rows must then come one after the other.
         workers = RowWorkers(base.device, allowed=fast.unsupported_reason is None)
-        ladder = FallbackLadder(tokens_per_row)
-        return cls(model, base, packed, _has_plain_head(base), base.device, fast, workers, ladder, seed)
+        ladder, ranks = FallbackLadder(tokens_per_row), ranks or OneRank()
+        ranks.bind([parameter for parameter in model.parameters() if parameter.requires_grad])
+        head = _has_plain_head(base)
+        return cls(model, base, packed, head, base.device, fast, workers, ladder, seed, ranks=ranks)
 
     def slower_reasons(self) -> Iterator[str]:
         """Yield what keeps this model from the fastest way, a sentence each."""
@@ -111,16 +129,33 @@ class GradientStep:
     def accumulate(self, examples: Sequence[EncodedExample], step: int = 0) -> Tensor:
         """Set ``.grad`` to the gradient of the mean label loss of `examples`; returns that loss, a float32 scalar.
 
-        `step` is the number of the optimizer step, which dropout's draws depend on. Where memory runs out, the step is
-        taken again a rung lower on the `fallback` ladder, with the same draws: the sum is the same. (PEFT's own dropout
-        begins at the same random state, but draws for rows and not for examples.) Raises `RowTooLargeError` when a
-        single example does not fit with everything recomputed.
+        `step` is the number of the optimizer step, which dropout's draws depend on. Every rank computes its share and
+        divides by the labels of all, so the sum of their gradients, which rank 0 gets, is that of one rank. Raises
+        `RowTooLargeError` when a single example does not fit with everything recomputed, `LostRankError` when another
+        rank is gone: then the step has not been taken.
         """
         random_state = torch.get_rng_state()
+        self.model.zero_grad(set_to_none=True)
+        try:
+            share = self.ranks.begin_step(examples, step)
+            own, labels = [examples[item] for item in share], sum(example.labels for example in examples)
+            loss = self._accumulate_share(own, StepShare(step, tuple(share), labels), random_state)
+            return self.ranks.sum_gradients(loss, tokens_in(own, range(len(own))), self.fallback.state())
+        except LostRankError:
+            torch.set_rng_state(random_state)
+            self.model.zero_grad(set_to_none=True)
+            raise
+
+    def _accumulate_share(self, examples: Sequence[EncodedExample], share: "StepShare", random_state: Tensor) -> Tensor:
+        """Add up the rows of this rank's examples.
+
+        Where memory runs out, they are taken again a rung lower on the `fallback` ladder, with the same draws: the sum
+        is the same. (PEFT's own dropout begins at the same random state, but draws for rows and not for examples.)
+        """
         while True:
             self.model.zero_grad(set_to_none=True)
             try:
-                return self._accumulate(examples, step)
+                return self._accumulate(examples, share)
             except RuntimeError as problem:
                 if not self.fallback.can_lower(problem):
                     raise
@@ -137,17 +172,17 @@ class GradientStep:
                 self.recompute(activation_memory.ALL)
             torch.cuda.empty_cache()  # what the allocator has kept for later, so that smaller pieces fit
 
-    def _accumulate(self, examples: Sequence[EncodedExample], step: int) -> Tensor:
-        labels = sum(example.labels for example in examples)
+    def _accumulate(self, examples: Sequence[EncodedExample], share: "StepShare") -> Tensor:
         if self.graphs is not None and self.fallback.current.graphs:
-            return self._accumulate_by_graphs(self.graphs, examples, labels, step)
+            return self._accumulate_by_graphs(self.graphs, examples, share)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
         def compute_row(items: Sequence[int]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+            self.ranks.check()
             row = lay_out(examples, items, self.device)  # beside the GPU's work on the row before
-            self.fast.set_dropout_rng(DropoutRng(self.seed, step, row.examples, row.spans))
+            self.fast.set_dropout_rng(share.dropout_rng(self.seed, row))
             loss = self.summed_loss(row)
-            return loss.detach(), torch.autograd.grad(loss / labels, parameters, allow_unused=True)
+            return loss.detach(), torch.autograd.grad(loss / share.labels, parameters, allow_unused=True)
 
         with computing(), self.ready():
             total = torch.zeros((), dtype=torch.float32, device=self.device)
@@ -156,19 +191,19 @@ class GradientStep:
                 for loss, gradients in self.row_workers.map(compute_row, rows, workers):
                     total += loss
                     _add_gradients(parameters, gradients)
-            return total / labels
+            return total / share.labels
 
     def _accumulate_by_graphs(
-        self, graphs: GraphedRows, examples: Sequence[EncodedExample], labels: int, step: int
+        self, graphs: GraphedRows, examples: Sequence[EncodedExample], share: "StepShare"
     ) -> Tensor:
         with computing(), self.ready():
-            graphs.begin(labels)
+            graphs.begin(share.labels)
             for items in self.assign_rows(examples):
                 row = lay_out(examples, items, torch.device("cpu"))
-                graphs.add(row, DropoutRng(self.seed, step, row.examples, row.spans) if self.fast.has_dropout else None)
+                graphs.add(row, share.dropout_rng(self.seed, row) if self.fast.has_dropout else None)
         for parameter, gradient in zip(graphs.parameters, graphs.sums, strict=True):
             parameter.grad = gradient
-        return graphs.total / labels
+        return graphs.total / share.labels
 
     def record_graphs(self) -> None:
         """Compute rows by CUDA graphs from now on, where the GPU's own kernels take the whole row."""

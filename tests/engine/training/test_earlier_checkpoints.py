@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from lora_tui.engine.training.dataset import TextDataset
-from lora_tui.engine.training.loop import Hooks, train_model
+from lora_tui.engine.training.hooks import Hooks
+from lora_tui.engine.training.loop import train_model
 from lora_tui.engine.training.lora import create_lora_model
 from lora_tui.errors import UsageError
 from tests.engine.tiny import make_model, tiny_settings

@@ -17,7 +17,8 @@ from lora_tui.engine.models.adapters import adapter_weights
 from lora_tui.engine.models.checksums import write_checksums
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.dataset import TextDataset
-from lora_tui.engine.training.loop import Hooks, StepReport, TrainingResult, Verdict, train_model
+from lora_tui.engine.training.hooks import Hooks, StepReport, TrainingResult, Verdict
+from lora_tui.engine.training.loop import train_model
 from lora_tui.errors import LoraTuiError, UsageError
 from tests.engine.tiny import tiny_settings
 

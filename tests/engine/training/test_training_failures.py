@@ -20,7 +20,8 @@ from lora_tui.engine.training.fallback import FallbackLadder, RowTooLargeError, 
 from lora_tui.engine.training.fast import layers as layers_module
 from lora_tui.engine.training.fast.dropout import DropoutRng
 from lora_tui.engine.training.fast.layers import FastLayers
-from lora_tui.engine.training.loop import Hooks, StepReport, train_model
+from lora_tui.engine.training.hooks import Hooks, StepReport
+from lora_tui.engine.training.loop import train_model
 from lora_tui.engine.training.memory import MemoryPlan, apply_plan, kept_bytes, plan_memory, sizes_of
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.step import GradientStep

@@ -13,7 +13,8 @@ import torch
 from lora_tui.engine.models.adapter_source import step_folders
 from lora_tui.engine.models.adapters import adapter_weights
 from lora_tui.engine.training.dataset import TextDataset
-from lora_tui.engine.training.loop import Hooks, train_model
+from lora_tui.engine.training.hooks import Hooks
+from lora_tui.engine.training.loop import train_model
 from tests.engine.tiny import make_model, tiny_settings
 
 ROOT = Path(__file__).parents[3]
@@ -28,7 +29,8 @@ torch.set_num_threads(1)
 from lora_tui.engine.data.examples import QuestionAnswer
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.lora import create_lora_model
-from lora_tui.engine.training.loop import Hooks, train_model
+from lora_tui.engine.training.hooks import Hooks
+from lora_tui.engine.training.loop import train_model
 from tests.engine.tiny import PAIRS, make_model, make_tokenizer, tiny_settings
 
 settings = tiny_settings({CHANGES!r}).fine_tuning

@@ -17,7 +17,8 @@ from lora_tui.engine.models.base_model import BaseModel
 from lora_tui.engine.training import checkpoint
 from lora_tui.engine.training.checkpoint import run_identity
 from lora_tui.engine.training.dataset import TextDataset
-from lora_tui.engine.training.loop import Hooks, train_model
+from lora_tui.engine.training.hooks import Hooks
+from lora_tui.engine.training.loop import train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 from lora_tui.engine.training.pissa import initial_matrices
 from lora_tui.engine.training.step import GradientStep, make_optimizer

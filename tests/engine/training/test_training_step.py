@@ -10,7 +10,8 @@ import torch
 
 from lora_tui.config.models import FineTuning
 from lora_tui.engine.training.dataset import TextDataset
-from lora_tui.engine.training.loop import Hooks, StepReport, train_model
+from lora_tui.engine.training.hooks import Hooks, StepReport
+from lora_tui.engine.training.loop import train_model
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.schedule import epoch_order
 from lora_tui.engine.training.step import GradientStep, make_optimizer

@@ -8,7 +8,8 @@ import torch
 
 from lora_tui.engine.data.examples import QuestionAnswer
 from lora_tui.engine.training.dataset import TextDataset
-from lora_tui.engine.training.loop import Hooks, StepReport, train_model
+from lora_tui.engine.training.hooks import Hooks, StepReport
+from lora_tui.engine.training.loop import train_model
 from lora_tui.engine.training.lora import create_lora_model
 from tests.engine.tiny import PAIRS, make_model, tiny_settings
 from tests.extras import needed

@@ -16,7 +16,8 @@ from lora_tui.engine.training import validation
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.fallback import RowTooLargeError
 from lora_tui.engine.training.fast.layers import FastLayers
-from lora_tui.engine.training.loop import Hooks, train_model
+from lora_tui.engine.training.hooks import Hooks
+from lora_tui.engine.training.loop import train_model
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.step import GradientStep
 from lora_tui.engine.training.validation import held_out_loss, overfitting_warning, within_budget

@@ -1,0 +1,320 @@
+"""Ranks: processes that compute an optimizer step together, each the gradient of its share of the step's examples.
+
+Rank 0 is the process that has the run. It alone reads data, plans steps, clips, steps the optimizer, evaluates, saves
+and writes the store; the others have the model, and wait for messages. A step is one message with its examples, one
+broadcast of the adapters' values, and one sum of everybody's gradients into rank 0: together as many bytes as the
+all-reduce of DistributedDataParallel. In exchange ranks cannot drift apart, whatever rank 0 does between steps (stop,
+evaluate, go back to a checkpoint) needs no word to the others, and a checkpoint is that of one rank.
+
+`OneRank` is the run in one process: nothing is sent. Messages are JSON and plain numbers; nothing is pickled.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lora_tui.engine.training.packing import EncodedExample
+from lora_tui.errors import LoraTuiError
+
+END, STEP, PLAN, FOLLOW = range(4)
+"""Kinds of message: no more steps · a step's examples · how steps are computed · a forward pass of rank 0's own."""
+
+_CONNECT = timedelta(minutes=10)
+_WAIT_FOR_MESSAGE = timedelta(days=30)
+"""A rank waits this long for the next message: rank 0 may be evaluating, or paused."""
+
+_WAIT_FOR_SUM = timedelta(minutes=30)
+"""A step's shares are of like size: whoever is this late does not come any more."""
+
+_FIGURES = 4
+"""Numbers that every rank adds to the bucket about itself: tokens, seconds, and the state of its fallback ladder."""
+
+
+class LostRankError(LoraTuiError):
+    """Another rank's process has ended, or cannot be reached any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankLoad:
+    """What one rank did in a step: its tokens, the seconds that it computed, and those that it waited for the others.
+
+    `tokens_per_row` (0: as configured) and `long_rows` are the state of its fallback ladder.
+    """
+
+    tokens: int
+    seconds: float
+    wait: float
+    tokens_per_row: int = 0
+    long_rows: int = 1
+
+
+class Ranks(Protocol):
+    """What a training step asks of the ranks that it is computed by."""
+
+    world: int
+    beside: int
+    """How many ranks share this one's memory: those of a CPU."""
+    loads: Sequence[RankLoad]
+    """Every rank's part in the step before."""
+
+    def bind(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Say what is trained: the same parameters, in the same order, on every rank."""
+
+    def announce(self, plan: Mapping[str, Any]) -> None:
+        """Tell the other ranks how steps are computed from now on."""
+
+    def begin_step(self, examples: Sequence[EncodedExample], step: int) -> Sequence[int]:
+        """Begin a step on every rank; returns which of its examples this one computes."""
+
+    def check(self) -> None:
+        """Raise `LostRankError` where a rank is gone; it costs nothing, and is asked between rows."""
+
+    def sum_gradients(self, loss: Tensor, tokens: int, ladder: tuple[int | None, int]) -> Tensor:
+        """Set every ``.grad`` on rank 0 to the sum over ranks; returns the sum of their losses, a scalar."""
+
+    def close(self) -> None:
+        """Tell the other ranks that there are no more steps."""
+
+
+@dataclass
+class OneRank:
+    """The run in one process: it computes every example, and there is nobody to tell."""
+
+    world: int = 1
+    beside: int = 1
+    loads: Sequence[RankLoad] = ()
+
+    def bind(self, parameters: Sequence[nn.Parameter]) -> None:
+        """See `Ranks`."""
+
+    def announce(self, plan: Mapping[str, Any]) -> None:
+        """See `Ranks`."""
+
+    def begin_step(self, examples: Sequence[EncodedExample], step: int) -> Sequence[int]:
+        """See `Ranks`."""
+        return range(len(examples))
+
+    def check(self) -> None:
+        """See `Ranks`."""
+
+    def sum_gradients(self, loss: Tensor, tokens: int, ladder: tuple[int | None, int]) -> Tensor:
+        """See `Ranks`."""
+        return loss
+
+    def close(self) -> None:
+        """See `Ranks`."""
+
+
+def share_examples(lengths: Sequence[int], world: int) -> list[list[int]]:
+    """Divide a step's examples among ranks so that each has about as many tokens: longest first, to who has least.
+
+    `lengths` are in tokens. Returns the indices of each rank's examples, ascending; deterministic. A rank gets none
+    where there are fewer examples than ranks.
+    """
+    shares: list[list[int]] = [[] for _ in range(world)]
+    tokens = [0] * world
+    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        least = tokens.index(min(tokens))
+        shares[least].append(item)
+        tokens[least] += lengths[item]
+    return [sorted(share) for share in shares]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What rank 0 tells the others: its kind, and of a step its number and examples, of a plan its entries."""
+
+    kind: int
+    step: int = 0
+    examples: Sequence[EncodedExample] = ()
+    plan: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RankGroup:
+    """One rank's end of a group of `world`: rank 0 calls `begin_step`, the others `receive`; the rest is the same.
+
+    `control` carries messages between CPUs, `data` the adapters' values and gradients between `device`s. `lost` says
+    why another rank is known to have ended (None: it is not).
+    """
+
+    def __init__(
+        self, rank: int, world: int, control: Any, data: Any, device: torch.device, lost: Callable[[], str | None]
+    ) -> None:
+        self.rank, self.world, self.device = rank, world, device
+        self.beside = world if device.type == "cpu" else 1
+        self.loads: Sequence[RankLoad] = ()
+        self._control, self._data, self._lost = control, data, lost
+        self._parameters: list[nn.Parameter] = []
+        self._began = 0.0
+        self._closed = False
+
+    def bind(self, parameters: Sequence[nn.Parameter]) -> None:
+        """See `Ranks`: one bucket for all gradients, which of them there are, the loss, and everybody's figures."""
+        self._parameters = list(parameters)
+        sizes = [parameter.numel() for parameter in self._parameters]
+        self._values = torch.empty(sum(sizes), dtype=torch.float32, device=self.device)
+        parts = [*sizes, len(sizes), 1, self.world * _FIGURES]
+        self._bucket = torch.empty(sum(parts), dtype=torch.float32, device=self.device)
+        *gradients, self._present, self._loss, figures = self._bucket.split_with_sizes(parts)
+        self._figures = figures.view(self.world, _FIGURES)
+        shapes = [parameter.shape for parameter in self._parameters]
+        self._gradients = [part.view(shape) for part, shape in zip(gradients, shapes, strict=True)]
+        values = self._values.split_with_sizes(sizes)
+        self._value_views = [part.view(shape) for part, shape in zip(values, shapes, strict=True)]
+
+    def announce(self, plan: Mapping[str, Any]) -> None:
+        """See `Ranks`."""
+        self._send(PLAN, 0, json.dumps(plan).encode())
+
+    def begin_step(self, examples: Sequence[EncodedExample], step: int) -> Sequence[int]:
+        """See `Ranks`."""
+        if self.rank == 0:
+            self._send(STEP, step, pack_examples(examples))
+            torch._foreach_copy_(self._value_views, [parameter.detach() for parameter in self._parameters])
+        with self._communicating():
+            self._data.broadcast(self._values, 0).wait()
+        if self.rank != 0:
+            with torch.no_grad():
+                torch._foreach_copy_([parameter.detach() for parameter in self._parameters], self._value_views)
+        self._began = time.perf_counter()
+        return share_examples([len(example.input_ids) for example in examples], self.world)[self.rank]
+
+    def check(self) -> None:
+        """See `Ranks`."""
+        if (reason := self._lost()) is not None:
+            raise LostRankError(reason)
+
+    def sum_gradients(self, loss: Tensor, tokens: int, ladder: tuple[int | None, int]) -> Tensor:
+        """See `Ranks`; the order of the sum is that of the library for so many ranks, the same every time."""
+        gradients = [parameter.grad for parameter in self._parameters]
+        present = [gradient is not None for gradient in gradients]
+        self._bucket.zero_()
+        there = [part for part, is_there in zip(self._gradients, present, strict=True) if is_there]
+        if there:
+            torch._foreach_copy_(there, [gradient for gradient in gradients if gradient is not None])
+        self._present.copy_(torch.tensor(present, dtype=torch.float32))
+        self._loss.copy_(loss)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        seconds = time.perf_counter() - self._began
+        self._figures[self.rank] = torch.tensor([tokens, seconds, ladder[0] or 0, ladder[1]], dtype=torch.float32)
+        with self._communicating():
+            self._data.reduce(self._bucket, 0, timeout=_WAIT_FOR_SUM).wait()
+        if self.rank != 0:
+            return loss
+        figures, counts = self._figures.tolist(), self._present.tolist()  # waits for the device
+        whole = time.perf_counter() - self._began
+        self.loads = [RankLoad(int(t), s, max(0.0, whole - s), int(row), int(long)) for t, s, row, long in figures]
+        for parameter, gradient, count in zip(self._parameters, self._gradients, counts, strict=True):
+            parameter.grad = gradient.to(parameter.dtype) if count else None
+        total: Tensor = self._loss[0].clone()
+        return total
+
+    def receive(self) -> Message:
+        """Wait for rank 0's next message."""
+        header = torch.zeros(3, dtype=torch.int64)
+        with self._communicating():
+            self._control.broadcast(header, 0, timeout=_WAIT_FOR_MESSAGE).wait()
+            kind, step, size = header.tolist()
+            body = torch.empty(size, dtype=torch.uint8)
+            if size:
+                self._control.broadcast(body, 0, timeout=_WAIT_FOR_SUM).wait()
+        content = body.numpy().tobytes()
+        if kind == STEP:
+            return Message(STEP, step, unpack_examples(content))
+        return Message(kind, step, (), json.loads(content) if kind == PLAN else {})
+
+    def close(self) -> None:
+        """See `Ranks`; whoever is gone need not be told."""
+        if self.rank == 0 and not self._closed:
+            self._closed = True
+            try:
+                self._send(END, 0, b"")
+            except LostRankError:
+                return
+
+    def follow(self) -> None:
+        """Have the other ranks take part in a forward pass of rank 0's own, which needs their parts of the weights."""
+        self._send(FOLLOW, 0, b"")
+
+    def _send(self, kind: int, step: int, content: bytes) -> None:
+        header = torch.tensor([kind, step, len(content)], dtype=torch.int64)
+        with self._communicating():
+            self._control.broadcast(header, 0).wait()
+            if content:
+                self._control.broadcast(torch.frombuffer(bytearray(content), dtype=torch.uint8), 0).wait()
+
+    @contextmanager
+    def _communicating(self) -> Iterator[None]:
+        """Turn what a library raises when a rank has gone into `LostRankError`, in the words of who knows more."""
+        self.check()
+        try:
+            yield
+        except (RuntimeError, ValueError) as problem:
+            deadline = time.monotonic() + 2.0  # the connection breaks before the process has been seen to end
+            while (reason := self._lost()) is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            raise LostRankError(reason or "The connection to another rank of this training has broken.") from problem
+
+
+def pack_examples(examples: Sequence[EncodedExample]) -> bytes:
+    """Return a step's examples as bytes: their number and lengths, tokens (int32), and which are labels (a byte each).
+
+    Their sources stay behind: rank 0 alone names examples.
+    """
+    lengths = [len(examples), *(len(example.input_ids) for example in examples)]
+    tokens = [token for example in examples for token in example.input_ids]
+    labels = [label for example in examples for label in example.is_label]
+    parts = torch.tensor(lengths + tokens, dtype=torch.int32), torch.tensor(labels, dtype=torch.uint8)
+    return b"".join(part.numpy().tobytes() for part in parts)
+
+
+def unpack_examples(content: bytes) -> list[EncodedExample]:
+    """Return the examples that `pack_examples` has packed."""
+    buffer = bytearray(content)
+    count = int(torch.frombuffer(buffer, dtype=torch.int32, count=1))
+    lengths = torch.frombuffer(buffer, dtype=torch.int32, count=count + 1)[1:].tolist()
+    total, at = sum(lengths), 4 * (count + 1)
+    if not total:
+        return []
+    tokens = torch.split(torch.frombuffer(buffer, dtype=torch.int32, count=total, offset=at), lengths)
+    labels = torch.split(torch.frombuffer(buffer, dtype=torch.uint8, offset=at + 4 * total).bool(), lengths)
+    pairs = zip(tokens, labels, strict=True)
+    return [EncodedExample(tuple(ids.tolist()), tuple(marks.tolist()), False, "") for ids, marks in pairs]
+
+
+def connect(
+    store: Any, rank: int, world: int, device: torch.device, lost: Callable[[], str | None], *, one_machine: bool
+) -> RankGroup:
+    """Join the group whose ranks meet in `store`, once all of them do; raises `LostRankError` where one never comes.
+
+    On one machine connections keep to its loopback address: nobody else can reach them.
+    """
+
+    library: Any = dist  # its names are not all in its list of them
+
+    def gloo(name: str) -> Any:
+        options = library.ProcessGroupGloo._Options()
+        options._timeout = _CONNECT
+        make = library.ProcessGroupGloo.create_device
+        options._devices = [make(hostname="127.0.0.1") if one_machine else make()]
+        return library.ProcessGroupGloo(library.PrefixStore(name, store), rank, world, options)
+
+    try:
+        control = gloo("control")
+        if device.type == "cuda":
+            options = library.ProcessGroupNCCL.Options()
+            data = library.ProcessGroupNCCL(library.PrefixStore("data", store), rank, world, options)
+        else:
+            data = gloo("data")
+    except RuntimeError as problem:
+        raise LostRankError(lost() or f"Rank {rank} of {world} found no connection to the others.") from problem
+    return RankGroup(rank, world, control, data, device, lost)
