@@ -15,6 +15,7 @@ from lora_tui import __version__
 from lora_tui.cli.completion import SHELLS, THE_USED, choice_completer, configuration_keys, install
 from lora_tui.cli.request import (
     LOG_LEVELS,
+    METHODS,
     MODES,
     NEWEST,
     RATED,
@@ -22,6 +23,7 @@ from lora_tui.cli.request import (
     check_request,
     nearest,
     parse_log_level,
+    parse_method,
     parse_mode,
     parse_rated,
     parse_resume,
@@ -182,6 +184,13 @@ class GroupedCommand(click.Command):
 @click.option("--public", is_flag=True, help="export --to-hub: for everybody to see.")
 @click.option("--license", metavar="NAME", help="export --to-hub: the licence, such as apache-2.0, for the card.")
 @click.option("--parquet", is_flag=True, help="export: a dataset as Parquet in place of JSON Lines.")
+@click.option(
+    "--method",
+    metavar="METHOD",
+    shell_complete=choice_completer(METHODS),
+    help="train: sft (answers), dpo (which of two answers is better) or kto (good or bad); the last two on "
+    "--train-data-file, else on what people have said in the store.",
+)
 @click.option("--batch", is_flag=True, help="generate: by the Batch API, half the price, within a day.")
 @click.option(
     "--what",
@@ -250,13 +259,21 @@ def command(words: tuple[str, ...], no_chat: bool, **given: Any) -> Request:
         guess = nearest(words[0], MODES)
         hint = f"Did you mean --run {guess}?" if guess else "`lora-tui --help` shows the options."
         raise UsageError(f"{words[0]!r} is not an option. {hint}")
-    converters = {"run": parse_mode, "resume": parse_resume, "log_level": parse_log_level, "what": parse_rated}
+    converters = {
+        "run": parse_mode,
+        "resume": parse_resume,
+        "log_level": parse_log_level,
+        "what": parse_rated,
+        "method": parse_method,
+    }
     for name, convert in converters.items():
         if given[name] is not None:
             given[name] = convert(given[name])
     given["training_file"] = given["training_file"] or None
     if given["batch"]:
         given["overrides"] = (*given["overrides"], "data_generation.batch=true")
+    if given["method"] is not None:
+        given["overrides"] = (*given["overrides"], f'fine_tuning.method="{given["method"]}"')
     request = Request(chat_after=not no_chat, **given)
     check_request(request)
     return request

@@ -23,6 +23,9 @@ MODES: Final = ("generate", "train", "evaluate", "chat", "export", "rate", "serv
 RATED: Final = tuple(SUBJECTS)
 """What ``--what`` takes."""
 
+METHODS: Final = ("sft", "dpo", "kto")
+"""What ``--method`` takes: the values of ``fine_tuning.method``."""
+
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 NEWEST: Final = "newest"
@@ -59,6 +62,7 @@ class Request:
     public: bool = False
     license: str | None = None
     batch: bool = False
+    method: str | None = None
     what: str | None = None
     queue: bool = False
     sweep: tuple[str, ...] = ()
@@ -111,6 +115,7 @@ def check_request(request: Request) -> None:
         ("--batch", request.batch or None, ("generate",)),
         ("--queue", request.queue or None, QUEUED_MODES),
         ("--sweep", request.sweep if request.sweep and request.shown_sweep is None else None, ("train",)),
+        ("--method", request.method, ("train",)),
     ):
         if given is not None and not _is_unicode(given):
             raise UsageError(f"{option}: what follows is not UTF-8 and cannot be kept in the store; rename it.")
@@ -185,6 +190,15 @@ def parse_rated(text: str) -> str:
     if (what := text.lower()) in RATED:
         return what
     raise UsageError(f"--what takes {' or '.join(RATED)}, not {text!r}.")
+
+
+def parse_method(text: str) -> str:
+    """Return how to train; raises `UsageError` with the nearest one."""
+    if (method := text.lower()) in METHODS:
+        return method
+    guess = nearest(text, METHODS)
+    hint = f"Did you mean {guess}?" if guess else f"It takes {', '.join(METHODS[:-1])} or {METHODS[-1]}."
+    raise UsageError(f"There is no method {text!r}. {hint}")
 
 
 def parse_log_level(text: str) -> str:

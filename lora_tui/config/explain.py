@@ -30,6 +30,7 @@ SECTION_TITLES: dict[str, str] = {
     "fine_tuning.scheduler": "Learning rate",
     "fine_tuning.training": "Training",
     "fine_tuning.sampling": "Sampling",
+    "fine_tuning.preferences": "Preferences",
     "fine_tuning.evaluation": "Evaluation",
     "fine_tuning.evaluation.adaptive_aggregator": "Score of evaluations",
     "fine_tuning.chat": "Chat",

@@ -180,6 +180,33 @@ class Sampling(Section):
     keyword_weight: Positive = Field(1.0, description="How many times as often; 1 = no more often than the others.")
 
 
+class Preferences(Section):
+    """Training on preferences (``method = "dpo"``) and on single verdicts (``"kto"``)."""
+
+    data_file: TrainingData = Field(
+        "",
+        description="Preferences to train on (prompt, chosen, rejected) or verdicts (prompt, completion, label); empty "
+        "= what people have said in the store: ratings, verdicts, edits.",
+    )
+    beta: Positive = Field(
+        0.1, description="How closely the model stays with what it was before: larger is closer, 0.05 to 0.5."
+    )
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
+        0.0, description="Share of the preferences, 0 to below 0.5, that are thought to be the wrong way round."
+    )
+    rpo_alpha: NotNegative = Field(
+        0.0, description="Weight of learning the better answer itself beside preferring it; 1 = as much. dpo only."
+    )
+    desirable_weight: NotNegative = Field(1.0, description="Weight of a verdict that an answer is good; kto only.")
+    undesirable_weight: NotNegative = Field(1.0, description="Weight of a verdict that an answer is bad; kto only.")
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Self:
+        if self.desirable_weight == 0 and self.undesirable_weight == 0:
+            raise conflict(["desirable_weight", "undesirable_weight"], "are both 0: nothing would be learned")
+        return self
+
+
 class PromptCheck(Section):
     """A test prompt with what its answer must match (`expected`) or must not say (`avoid`)."""
 
@@ -266,6 +293,11 @@ class FineTuning(Section):
         "auto",
         description='"auto" chooses for a run what nobody set (of a copy of this file: what is at its default).',
     )
+    method: Literal["sft", "dpo", "kto"] = Field(
+        "sft",
+        description='"sft" learns answers, "dpo" which of two answers is better, "kto" from single verdicts, good or '
+        "bad (both: see preferences).",
+    )
     model_name: PathText = Field(
         "deepseek-ai/deepseek-r1-distill-qwen-1.5b",
         description='Base model: a hub name, a folder, a .gguf file, or "builtin" (small, needs no network).',
@@ -310,6 +342,7 @@ class FineTuning(Section):
     scheduler: Scheduler = Field(default_factory=Scheduler)
     training: Training = Field(default_factory=Training)
     sampling: Sampling = Field(default_factory=Sampling)
+    preferences: Preferences = Field(default_factory=Preferences)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     chat: Chat = Field(default_factory=Chat)
 

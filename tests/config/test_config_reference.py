@@ -35,6 +35,7 @@ CONTRACT_ORDER = [
     "fine_tuning.scheduler",
     "fine_tuning.training",
     "fine_tuning.sampling",
+    "fine_tuning.preferences",
     "fine_tuning.evaluation",
     "fine_tuning.evaluation.adaptive_aggregator",
     "fine_tuning.chat",

@@ -22,6 +22,7 @@ CHANGES: dict[str, Any] = {
     "fine_tuning.dtype": "float32",
     "fine_tuning.parallel": "ddp",
     "fine_tuning.devices": [0, 2],
+    "fine_tuning.method": "dpo",
     "fine_tuning.lora.target_modules": "all-linear",
     "fine_tuning.lora.init_lora_weights": "gaussian",
     "fine_tuning.lora.modules_to_save": ["lm_head"],

@@ -1,4 +1,4 @@
-"""Training examples as they are read from a file: the closed set of types that can be trained on.
+"""Training examples as they are read from a file: the closed set of types that can be trained on, and judgements.
 
 An example is text and where it was found. How it becomes tokens, and which of them carry a label, is decided in
 `chat_template` and `lora_tui.engine.training.dataset`.
@@ -70,3 +70,35 @@ def searchable_text(example: Example) -> str:
             return "\n".join(message.content for message in messages)
         case PlainText(text):
             return text
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two answers to one question, as two examples of the same form: `chosen` was preferred to `rejected`."""
+
+    chosen: Example
+    rejected: Example
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedAnswer:
+    """An answer to a question, as an example, and whether it is desirable."""
+
+    example: Example
+    desirable: bool
+    source: str
+
+
+Judgement: TypeAlias = Preference | JudgedAnswer
+"""What is said of answers, in place of answers to learn."""
+
+
+def asked_example(judgement: Judgement) -> Example:
+    """Return an example that asks the question of a judgement, with its better answer where there are two."""
+    return judgement.chosen if isinstance(judgement, Preference) else judgement.example
+
+
+def is_wanted(judgement: Judgement) -> bool:
+    """Tell whether `asked_example` has an answer that a model is to give."""
+    return isinstance(judgement, Preference) or judgement.desirable

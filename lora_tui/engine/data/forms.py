@@ -8,7 +8,7 @@ empty answer). What follows from either, an error, a skipped record or a rejecte
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from lora_tui.engine.data.examples import (
     Conversation,
@@ -20,6 +20,8 @@ from lora_tui.engine.data.examples import (
     Role,
 )
 from lora_tui.text import one_line
+
+T = TypeVar("T")
 
 Fields = Mapping[str, Any]
 """A record as JSON or CSV gives it, its keys in lower case (`lower_keys`)."""
@@ -65,14 +67,28 @@ class UnusableRecord(Exception):  # noqa: N818  # an outcome of reading a record
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """One form: the keys that identify it, and how a record of it becomes an example."""
+class Form(Generic[T]):
+    """One form: the keys that identify it, and how a record of it becomes an example or a judgement."""
 
     name: str
     keys: tuple[str, ...]
-    example: Callable[[Fields, str], Example]
+    example: Callable[[Fields, str], T]
     lists: tuple[str, ...] = ()
     """Fields that hold a list, which in a table only JSON can put into a cell."""
+
+
+@dataclass(frozen=True, slots=True)
+class FormSet(Generic[T]):
+    """The forms that a reader knows, in order of precedence; `expected` lists their keys for error messages.
+
+    `known` are the keys that mean something to some form. `elsewhere` says of keys that tell none of these forms what
+    they are, where that is known.
+    """
+
+    forms: tuple[Form[T], ...]
+    expected: str
+    known: frozenset[str]
+    elsewhere: Callable[[Collection[str]], str | None] = lambda keys: None
 
 
 def lower_keys(fields: Fields) -> Fields:
@@ -80,34 +96,36 @@ def lower_keys(fields: Fields) -> Fields:
     return {key.strip().lower(): value for key, value in fields.items()}
 
 
-def form_of(keys: Collection[str]) -> Form:
+def form_of(keys: Collection[str], among: FormSet[T]) -> Form[T]:
     """Return the form that `keys`, in lower case, identify; raises `Malformed` where they identify none."""
-    for form in FORMS:
+    for form in among.forms:
         if all(key in keys for key in form.keys):
             return form
     found = one_line(", ".join(keys), 120) or "none"
-    raise Malformed(f"the keys ({found}) tell no known form; expected {EXPECTED_KEYS}")
+    if (hint := among.elsewhere(keys)) is not None:
+        raise Malformed(f"the keys ({found}) are {hint}")
+    raise Malformed(f"the keys ({found}) tell no known form; expected {among.expected}")
 
 
-def form_of_fields(fields: Fields) -> Form:
+def form_of_fields(fields: Fields, among: FormSet[T]) -> Form[T]:
     """Return the form of a record; keys without a value count only if the others identify none.
 
     Tools that merge data sets give every record every key, with null in those that it never had. Raises `Malformed`.
     """
     with_value = [key for key, value in fields.items() if value is not None]
     try:
-        return form_of(with_value)
+        return form_of(with_value, among)
     except Malformed:
-        return form_of(fields)
+        return form_of(fields, among)
 
 
 def _question_answer(fields: Fields, source: str) -> Example:
-    return QuestionAnswer(_required_text(fields, "question").strip(), _required_text(fields, "answer").strip(), source)
+    return QuestionAnswer(required_text(fields, "question").strip(), required_text(fields, "answer").strip(), source)
 
 
 def _alpaca(fields: Fields, source: str) -> Example:
-    instruction, answer = _required_text(fields, "instruction").strip(), _required_text(fields, "output").strip()
-    question = f"{instruction} {_text(fields, 'input').strip()}".rstrip()
+    instruction, answer = required_text(fields, "instruction").strip(), required_text(fields, "output").strip()
+    question = f"{instruction} {text_of(fields, 'input').strip()}".rstrip()
     earlier = _alpaca_context(fields)
     if not earlier:
         return QuestionAnswer(question, answer, source)
@@ -116,11 +134,11 @@ def _alpaca(fields: Fields, source: str) -> Example:
 
 def _alpaca_context(fields: Fields) -> tuple[Message, ...]:
     """Return what LLaMA-Factory's variant of Alpaca puts before the instruction: a system prompt, earlier turns."""
-    system = _text(fields, "system")
+    system = text_of(fields, "system")
     messages = [Message("system", system)] if system.strip() else []
     history = fields.get("history") or []
     if not isinstance(history, list):
-        raise Malformed(f"'history' must be a list of [question, answer], not {_kind(history)}")
+        raise Malformed(f"'history' must be a list of [question, answer], not {kind_of(history)}")
     for turn in history:
         match turn:
             case [str(asked), str(answered)]:
@@ -134,46 +152,59 @@ def _prompt_completion(fields: Fields, source: str) -> Example:
     prompt, completion = fields["prompt"], fields["completion"]
     if isinstance(prompt, list) and isinstance(completion, list):  # TRL's conversational variant
         given = [{**turn, "weight": 0} if isinstance(turn, dict) else turn for turn in prompt]
-        return _conversation([*given, *completion], "role", "content", source)
-    return PromptCompletion(_required_text(fields, "prompt"), _required_text(fields, "completion"), source)
+        return conversation_of([*given, *completion], "role", "content", source)
+    return PromptCompletion(required_text(fields, "prompt"), required_text(fields, "completion"), source)
 
 
 def _chat(fields: Fields, source: str) -> Example:
-    return _conversation(fields["messages"], "role", "content", source)
+    return conversation_of(fields["messages"], "role", "content", source)
 
 
 def _sharegpt(fields: Fields, source: str) -> Example:
     turns = fields["conversations"]
     openai_style = isinstance(turns, list) and any(isinstance(turn, dict) and "role" in turn for turn in turns)
     role_key, text_key = ("role", "content") if openai_style else ("from", "value")
-    if isinstance(turns, list) and _text(fields, "system").strip():
+    if isinstance(turns, list) and text_of(fields, "system").strip():
         turns = [{role_key: "system", text_key: fields["system"]}, *turns]
-    return _conversation(turns, role_key, text_key, source)
+    return conversation_of(turns, role_key, text_key, source)
 
 
-FORMS: tuple[Form, ...] = (
+FORMS: tuple[Form[Example], ...] = (
     # In this order: published Alpaca files carry a rendered `text` besides, and chat files often a `prompt`.
     Form("chat", ("messages",), _chat, lists=("messages",)),
     Form("sharegpt", ("conversations",), _sharegpt, lists=("conversations",)),
     Form("alpaca", ("instruction", "output"), _alpaca, lists=("history",)),
     Form("prompt/completion", ("prompt", "completion"), _prompt_completion),
     Form("question/answer", ("question", "answer"), _question_answer),
-    Form("text", ("text",), lambda fields, source: PlainText(_required_text(fields, "text"), source)),
+    Form("text", ("text",), lambda fields, source: PlainText(required_text(fields, "text"), source)),
 )
-"""Every form, in order of precedence."""
+"""Every form of an example, in order of precedence."""
 
-KNOWN_KEYS = frozenset({"input", "system", "history", *_NOT_READ}.union(*(form.keys for form in FORMS)))
-"""Keys of a record, in lower case, that mean something to some form."""
-
-EXPECTED_KEYS = "messages, conversations, instruction and output, prompt and completion, question and answer, or text"
-"""The keys of `FORMS`, as error messages list them."""
+_EXPECTED_KEYS = "messages, conversations, instruction and output, prompt and completion, question and answer, or text"
 
 
-def _conversation(turns: Any, role_key: str, text_key: str, source: str) -> Conversation:
+def _preferences(keys: Collection[str]) -> str | None:
+    """What keys are that tell preferences, for someone who wants to learn examples."""
+    if {"chosen", "rejected"} <= set(keys):
+        return "those of preferences; train on them with --method dpo"
+    return None
+
+
+EXAMPLE_FORMS = FormSet(
+    FORMS,
+    _EXPECTED_KEYS,
+    frozenset({"input", "system", "history", *_NOT_READ}.union(*(form.keys for form in FORMS))),
+    _preferences,
+)
+"""What supervised fine-tuning reads."""
+
+
+def conversation_of(turns: Any, role_key: str, text_key: str, source: str) -> Conversation:
+    """Return the conversation of a list of turns; raises `Malformed` and `UnusableRecord`."""
     if turns is None or turns == []:
         raise UnusableRecord("the conversation has no turns")
     if not isinstance(turns, list):
-        raise Malformed(f"the conversation must be a list of turns, not {_kind(turns)}")
+        raise Malformed(f"the conversation must be a list of turns, not {kind_of(turns)}")
     messages = tuple(_message(number, turn, role_key, text_key) for number, turn in enumerate(turns, start=1))
     roles = [message.role for message in messages]
     if "assistant" not in roles:
@@ -199,7 +230,7 @@ def _message(number: int, turn: Any, role_key: str, text_key: str) -> Message:
     if content is None or (isinstance(content, str) and not content.strip()):
         raise UnusableRecord(f"{where} has no text")
     if not isinstance(content, str):
-        raise Malformed(f"'{text_key}' in {where} must be text, not {_kind(content)}")
+        raise Malformed(f"'{text_key}' in {where} must be text, not {kind_of(content)}")
     return Message(role, _without_surrogates(content, where), role != "assistant" or _is_learned(turn, where))
 
 
@@ -236,21 +267,23 @@ def _part(where: str, part: Any) -> str:
     raise Malformed(f"{where} holds a part that is neither text nor an object with 'type' and 'text'")
 
 
-def _required_text(fields: Fields, key: str) -> str:
-    text = _text(fields, key)
+def required_text(fields: Fields, key: str) -> str:
+    """Return a field's text; raises `UnusableRecord` where it is blank, `Malformed` where it is no text."""
+    text = text_of(fields, key)
     if not text.strip():
         raise UnusableRecord(f"the {key} is empty")
     return text
 
 
-def _text(fields: Fields, key: str) -> str:
+def text_of(fields: Fields, key: str) -> str:
+    """Return a field's text, empty where it has none; raises `Malformed` where it is something else."""
     value = fields.get(key)
     if value is None:
         return ""
     if isinstance(value, (int, float)) and not isinstance(value, bool):  # "answer": 4 means the text "4"
         return str(value)
     if not isinstance(value, str):
-        raise Malformed(f"'{key}' must be text, not {_kind(value)}")
+        raise Malformed(f"'{key}' must be text, not {kind_of(value)}")
     return _without_surrogates(value, f"the {key}")
 
 
@@ -260,7 +293,8 @@ def _without_surrogates(text: str, where: str) -> str:
     return text
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Return what a JSON value is, in words."""
     return {bool: "true or false", list: "a list", dict: "an object", str: "text", bytes: "bytes"}.get(
         type(value), "a number"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_tui.engine.data.compressed import HUB_EXTRA, MAX_EXPANDED_BYTES
-from lora_tui.engine.data.forms import EXPECTED_KEYS, KNOWN_KEYS, Malformed, form_of, form_of_fields, lower_keys
+from lora_tui.engine.data.forms import EXAMPLE_FORMS, FormSet, Malformed, form_of, form_of_fields, lower_keys
 from lora_tui.engine.data.records import Record
 from lora_tui.errors import UsageError
 from lora_tui.text import one_line
@@ -29,7 +29,7 @@ def is_parquet(path: Path) -> bool:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
-def parquet_rows(path: Path) -> Iterator[Record]:
+def parquet_rows(path: Path, forms: FormSet[Any] = EXAMPLE_FORMS) -> Iterator[Record]:
     """Yield the rows of a Parquet file; they know their number, and no line.
 
     Raises `Malformed` where the columns identify no form, `UsageError` where the file is damaged, expands beyond
@@ -42,12 +42,12 @@ def parquet_rows(path: Path) -> Iterator[Record]:
         raise UsageError(f"{path} is a Parquet file, which needs an extra: {HUB_EXTRA}.") from problem
     try:
         with parquet.ParquetFile(path) as file:
-            names = [name for name in file.schema_arrow.names if name.strip().lower() in KNOWN_KEYS]
+            names = [name for name in file.schema_arrow.names if name.strip().lower() in forms.known]
             try:
-                form_of([name.strip().lower() for name in names])
+                form_of([name.strip().lower() for name in names], forms)
             except Malformed as problem:
                 found = one_line(", ".join(file.schema_arrow.names), 120) or "none"
-                raise Malformed(f"the columns ({found}) tell no known form; expected {EXPECTED_KEYS}") from problem
+                raise Malformed(f"the columns ({found}) tell no known form; expected {forms.expected}") from problem
             number = size = 0
             for batch in file.iter_batches(_BATCH, columns=names):
                 size += batch.nbytes
@@ -56,7 +56,7 @@ def parquet_rows(path: Path) -> Iterator[Record]:
                 for row in batch.to_pylist():
                     number += 1
                     fields = lower_keys({key: _plain(value) for key, value in row.items()})
-                    yield Record(fields, form_of_fields(fields), None, number)
+                    yield Record(fields, form_of_fields(fields, forms), None, number)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as problem:
         why = one_line(str(problem), 120)
         raise UsageError(f"{path} is damaged, or no Parquet file ({why}). Copy it again.") from problem

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from lora_tui.engine.data.examples import Conversation, PlainText, PromptCompletion, QuestionAnswer
-from lora_tui.engine.data.forms import Malformed, UnusableRecord, form_of_fields, lower_keys
+from lora_tui.engine.data.forms import EXAMPLE_FORMS, Malformed, UnusableRecord, form_of_fields, lower_keys
 from lora_tui.engine.data.records import InvalidJson, decode_json
 
 
@@ -222,7 +222,7 @@ def _parse_json(text: str) -> RawResult:
     except InvalidJson as error:
         return RawRejection("not valid JSON", error.fault)
     try:
-        example = form_of_fields(fields).example(fields, "")
+        example = form_of_fields(fields, EXAMPLE_FORMS).example(fields, "")
     except (Malformed, UnusableRecord) as error:
         return RawRejection(NO_PAIR, str(error))
     note = ""

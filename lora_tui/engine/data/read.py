@@ -12,15 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lora_tui.config.hub_names import HubDataset, hub_dataset, is_hub_name
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.compressed import inner_suffix
-from lora_tui.engine.data.examples import Example, QuestionAnswer
-from lora_tui.engine.data.forms import Malformed, UnusableRecord, keys_not_read
+from lora_tui.engine.data.examples import Example, Judgement, QuestionAnswer, asked_example, is_wanted
+from lora_tui.engine.data.forms import EXAMPLE_FORMS, FormSet, Malformed, UnusableRecord, keys_not_read
 from lora_tui.engine.data.hub_dataset import FETCHING, PinnedDataset, Progress, check_size, fetch, look_up
 from lora_tui.engine.data.parquet import SUFFIX as PARQUET
 from lora_tui.engine.data.parquet import is_parquet, parquet_rows
+from lora_tui.engine.data.preference_forms import JUDGEMENT_FORMS
 from lora_tui.engine.data.records import Record, csv_rows, decode_json, json_document, json_lines, table_form
 from lora_tui.engine.data.text_lines import require_text_file, text_lines
 from lora_tui.engine.data.training_text import parse_training_text
@@ -51,8 +53,17 @@ class ReadResult:
     forms: Mapping[str, int]
     """How many of the examples came in which form."""
     skipped: tuple[Skipped, ...]
+    judgements: tuple[Judgement, ...] = ()
+    """What preference training learns from; `examples` then ask their questions, with the answer that is judged."""
     not_read: Mapping[str, int] = field(default_factory=dict)
     """In how many of the examples' records these keys hold something that the example lacks, such as ``tools``."""
+
+    @property
+    def wanted(self) -> tuple[Example, ...]:
+        """The examples whose answers a model is to give."""
+        if not self.judgements:
+            return self.examples
+        return tuple(map(asked_example, filter(is_wanted, self.judgements)))
 
     def warnings(self, path: Path) -> list[str]:
         """Return what whoever uses the file at `path` should know of what was left out of its examples."""
@@ -70,6 +81,15 @@ def training_file(settings: Settings, named: str | Path | None = None) -> Path:
     return Path(named or settings.fine_tuning.train_data_file or settings.data_generation.output_file).expanduser()
 
 
+def judgements_file(settings: Settings, named: str | Path | None = None) -> Path | None:
+    """The file with the preferences or verdicts of a run; None: what people have said in the store.
+
+    In this order: `named` (``--train-data-file``), ``fine_tuning.preferences.data_file``.
+    """
+    name = named or settings.fine_tuning.preferences.data_file
+    return Path(name).expanduser() if name else None
+
+
 def read_examples(path: Path, progress: Progress | None = None) -> ReadResult:
     """Read a training file of any format, or a data set of the hub (`hub_dataset`), which is fetched first.
 
@@ -77,23 +97,36 @@ def read_examples(path: Path, progress: Progress | None = None) -> ReadResult:
     record (the message names the line and what was expected) or no record that can be trained on, and
     `UnreachableError` where the hub is needed and cannot be reached.
     """
+    found = _read(path, _Collected(EXAMPLE_FORMS), progress)
+    return ReadResult(tuple(found.items), dict(found.forms), tuple(found.skipped), not_read=found.left_out())
+
+
+def read_judgements(path: Path, progress: Progress | None = None) -> ReadResult:
+    """Read preferences or single verdicts of any format; otherwise as `read_examples`."""
+    found = _read(path, _Collected(JUDGEMENT_FORMS), progress)
+    judgements = tuple(found.items)
+    asked = tuple(map(asked_example, judgements))
+    return ReadResult(asked, dict(found.forms), tuple(found.skipped), judgements, found.left_out())
+
+
+def _read(path: Path, collected: "_Collected", progress: Progress | None) -> "_Collected":
+    """Read a file or data set whole; raises `UsageError` where nothing is in it that can be used."""
     dataset = hub_name(path)
-    collected = _Collected()
     if dataset is None:
         require_text_file(path, "training file", _ADVICE)
         _read_file(path, str(path), collected)
     else:
         _read_dataset(look_up(dataset), collected, progress)
-    examples, skipped = collected.examples, collected.skipped
+    skipped = collected.skipped
     what = f"the training file {path}" if dataset is None else f"the data set {path}"
-    if not examples and not skipped:
+    if not collected.items and not skipped:
         raise UsageError(f"{what} holds no records. {_ADVICE}")
-    if not examples:
+    if not collected.items:
         raise UsageError(
             f"{what} holds nothing to train on: {count(len(skipped), 'record')} skipped "
             f"({skipped[0].location}: {skipped[0].reason})"
         )
-    return ReadResult(tuple(examples), dict(collected.forms), tuple(skipped), dict(sorted(collected.not_read.items())))
+    return collected
 
 
 def examples_if_there(path: Path | None) -> tuple[Example, ...] | None:
@@ -120,9 +153,10 @@ class _Full(Exception):  # noqa: N818  # never leaves this module
 
 @dataclass
 class _Collected:
-    """What has been read so far; records from `first` up to but not including `last` count."""
+    """What has been read so far of one set of forms; records from `first` up to but not including `last` count."""
 
-    examples: list[Example] = field(default_factory=list)
+    known: FormSet[Any]
+    items: list[Any] = field(default_factory=list)
     forms: Counter[str] = field(default_factory=Counter)
     skipped: list[Skipped] = field(default_factory=list)
     not_read: Counter[str] = field(default_factory=Counter)
@@ -130,7 +164,7 @@ class _Collected:
     last: int | None = None
     records: int = 0
 
-    def add(self, form: str, location: str, outcome: Example | UnusableRecord, keys: set[str]) -> None:
+    def add(self, form: str, location: str, outcome: Any, keys: set[str]) -> None:
         """Take one record; raises `_Full` where it comes after the last that is wanted."""
         if self.last is not None and self.records >= self.last:
             raise _Full
@@ -140,9 +174,13 @@ class _Collected:
         if isinstance(outcome, UnusableRecord):
             self.skipped.append(Skipped(location, str(outcome)))
         else:
-            self.examples.append(outcome)
+            self.items.append(outcome)
             self.forms[form] += 1
             self.not_read.update(keys)
+
+    def left_out(self) -> dict[str, int]:
+        """In how many records each key was left out, by key."""
+        return dict(sorted(self.not_read.items()))
 
 
 def _read_dataset(pinned: PinnedDataset, collected: _Collected, progress: Progress | None) -> None:
@@ -171,7 +209,7 @@ def _read_file(path: Path, shown: str, collected: _Collected, where: str = "") -
     if not parquet and not any(line.strip() for line in lines):
         raise UsageError(f"the training file {shown} holds blank lines only. {_ADVICE}")
     try:
-        for form, location, outcome, keys in _outcomes(path, shown, lines, parquet=parquet):
+        for form, location, outcome, keys in _outcomes(path, shown, lines, collected.known, parquet=parquet):
             collected.add(form, f"{where} {location}".lstrip(), outcome, keys)
     except Malformed as error:
         place = _location(path, error.line, error.record)
@@ -187,11 +225,15 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _outcomes(
-    path: Path, shown: str, lines: Sequence[str], *, parquet: bool
-) -> Iterator[tuple[str, str, Example | UnusableRecord, set[str]]]:
-    """Yield each record's form, location, example or the reason why it is skipped, and the keys that are not read."""
-    outcome: Example | UnusableRecord
-    records = parquet_rows(path) if parquet else _records(path, lines)
+    path: Path, shown: str, lines: Sequence[str], known: FormSet[Any], *, parquet: bool
+) -> Iterator[tuple[str, str, Any, set[str]]]:
+    """Yield each record's form, location, what it is or why it is skipped, and the keys that are not read."""
+    outcome: Any
+    records = parquet_rows(path, known) if parquet else _records(path, lines, known)
+    if records is None and known is not EXAMPLE_FORMS:
+        raise Malformed(
+            f"a text cannot say which answer is better; expected JSON Lines or a table with {known.expected}"
+        )
     if records is None:
         for line, question, answer in parse_training_text(lines):
             outcome = QuestionAnswer(question, answer, f"{shown}:{line}")
@@ -223,20 +265,20 @@ def _unit(path: Path) -> str:
     return "row" if inner_suffix(path) == PARQUET else "record"
 
 
-def _records(path: Path, lines: Sequence[str]) -> Iterator[Record] | None:
+def _records(path: Path, lines: Sequence[str], known: FormSet[Any]) -> Iterator[Record] | None:
     """Return the records of a file with named fields; None for a training text."""
     first = next(line for line in lines if line.strip()).lstrip()
     suffix = inner_suffix(path)
     if suffix in (".csv", ".tsv"):
-        return csv_rows(lines)
+        return csv_rows(lines, known)
     if suffix in (".jsonl", ".ndjson", ".json") or first.startswith(("{", "[")):
         # People name JSON Lines .json and lists .jsonl: the first characters are more reliable.
         if not first.startswith("[") and (suffix in (".jsonl", ".ndjson") or _looks_like_json_lines(first, lines)):
-            return json_lines(lines)
-        return json_document("\n".join(lines))
-    table = table_form(first)
+            return json_lines(lines, known)
+        return json_document("\n".join(lines), known)
+    table = table_form(first, known)
     if table is not None and table[1] in first:  # one column named "text" could be the first line of anything
-        return csv_rows(lines)
+        return csv_rows(lines, known)
     return None
 
 

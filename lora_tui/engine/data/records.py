@@ -10,7 +10,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from lora_tui.engine.data.forms import EXPECTED_KEYS, Fields, Form, Malformed, form_of, form_of_fields, lower_keys
+from lora_tui.engine.data.forms import (
+    EXAMPLE_FORMS,
+    Fields,
+    Form,
+    FormSet,
+    Malformed,
+    form_of,
+    form_of_fields,
+    lower_keys,
+)
 from lora_tui.text import count, one_line
 
 _WHITESPACE = " \t\n"
@@ -26,7 +35,7 @@ class Record:
     """One record: its fields with keys in lower case, its form, and its place in the file."""
 
     fields: Fields
-    form: Form
+    form: Form[Any]
     line: int | None
     number: int
     """Counts from 1."""
@@ -52,7 +61,7 @@ def decode_json(text: str) -> Any:
         raise InvalidJson(_TOO_LONG) from error
 
 
-def json_lines(lines: Sequence[str]) -> Iterator[Record]:
+def json_lines(lines: Sequence[str], forms: FormSet[Any] = EXAMPLE_FORMS) -> Iterator[Record]:
     """Yield the records of JSON Lines: one object of a known form a line, blank lines ignored. Raises `Malformed`."""
     number = 0
     for line, text in enumerate(lines, start=1):
@@ -63,10 +72,10 @@ def json_lines(lines: Sequence[str]) -> Iterator[Record]:
             value = decode_json(text)
         except Malformed as error:
             raise Malformed(f"{error}. {_FIX_LINE}", line) from error
-        yield _record(value, number, line)
+        yield _record(value, number, line, forms)
 
 
-def json_document(text: str) -> Iterator[Record]:
+def json_document(text: str, forms: FormSet[Any] = EXAMPLE_FORMS) -> Iterator[Record]:
     """Yield the records of one JSON value: a list of objects, an object with one list inside, or a single record.
 
     Records of a list know their line; those of a list inside an object know their number only. Raises `Malformed` where
@@ -74,7 +83,7 @@ def json_document(text: str) -> Iterator[Record]:
     """
     if text.lstrip(_WHITESPACE).startswith("["):
         for number, (line, value) in enumerate(_list_items(text), start=1):
-            yield _record(value, number, line)
+            yield _record(value, number, line, forms)
         return
     try:
         document = decode_json(text)
@@ -83,15 +92,15 @@ def json_document(text: str) -> Iterator[Record]:
     if not isinstance(document, dict):
         raise Malformed("expected a list of records", 1)
     try:
-        form = form_of_fields(lower_keys(document))
+        form = form_of_fields(lower_keys(document), forms)
     except Malformed:
-        for number, value in enumerate(_only_list(document), start=1):
-            yield _record(value, number, None)
+        for number, value in enumerate(_only_list(document, forms), start=1):
+            yield _record(value, number, None, forms)
     else:
         yield Record(lower_keys(document), form, 1, 1)
 
 
-def csv_rows(lines: Sequence[str]) -> Iterator[Record]:
+def csv_rows(lines: Sequence[str], forms: FormSet[Any] = EXAMPLE_FORMS) -> Iterator[Record]:
     """Yield the rows of a table with a header, separated by commas, semicolons or tabs, whichever fits the header.
 
     The header alone identifies the form. A cell may hold line breaks in quotes; a conversation is JSON in its cell.
@@ -99,9 +108,9 @@ def csv_rows(lines: Sequence[str]) -> Iterator[Record]:
     """
     csv.field_size_limit(2**31 - 1)  # a cell is as long as an answer is; the module's own limit is 131,072
     at = next((index for index, line in enumerate(lines) if line.strip()), 0)
-    if (table := table_form(lines[at])) is None:
+    if (table := table_form(lines[at], forms)) is None:
         raise Malformed(
-            f"the header '{one_line(lines[at], 80)}' tells no known form; expected columns {EXPECTED_KEYS}", at + 1
+            f"the header '{one_line(lines[at], 80)}' tells no known form; expected columns {forms.expected}", at + 1
         )
     form, delimiter = table
     # Strict, or a quote that is never closed would swallow the rest of the file as one cell.
@@ -131,12 +140,12 @@ def csv_rows(lines: Sequence[str]) -> Iterator[Record]:
         yield Record(_table_fields(header, row, form, line), form, line, number)
 
 
-def _record(value: Any, number: int, line: int | None) -> Record:
+def _record(value: Any, number: int, line: int | None, forms: FormSet[Any]) -> Record:
     if not isinstance(value, dict):
-        raise Malformed(f"not an object; expected one with the keys {EXPECTED_KEYS}. {_FIX}", line, number)
+        raise Malformed(f"not an object; expected one with the keys {forms.expected}. {_FIX}", line, number)
     fields = lower_keys(value)
     try:
-        return Record(fields, form_of_fields(fields), line, number)
+        return Record(fields, form_of_fields(fields, forms), line, number)
     except Malformed as error:
         raise Malformed(f"{error}. {_FIX}", line, number) from error
 
@@ -180,7 +189,7 @@ def _invalid(text: str, at: int, reason: str) -> Malformed:
     return Malformed(f"{fault}. {_FIX_LINE}", fault.line)
 
 
-def _only_list(document: dict[str, Any]) -> list[Any]:
+def _only_list(document: dict[str, Any], forms: FormSet[Any]) -> list[Any]:
     lists = {key: value for key, value in document.items() if isinstance(value, list)}
     if len(lists) > 1:
         lists = {key: value for key, value in lists.items() if any(isinstance(item, dict) for item in value)}
@@ -188,20 +197,20 @@ def _only_list(document: dict[str, Any]) -> list[Any]:
         return next(iter(lists.values()))
     found = f"{len(lists)} lists ({one_line(', '.join(lists), 60)})" if lists else "no list"
     raise Malformed(
-        f"the object holds {found}; expected one list of records, or a record with the keys {EXPECTED_KEYS}", 1
+        f"the object holds {found}; expected one list of records, or a record with the keys {forms.expected}", 1
     )
 
 
-def table_form(header: str) -> tuple[Form, str] | None:
+def table_form(header: str, forms: FormSet[Any] = EXAMPLE_FORMS) -> tuple[Form[Any], str] | None:
     """Return the form that `header`, the first line of a table, identifies, if it does, and with which delimiter."""
     for delimiter in _DELIMITERS:
         with suppress(csv.Error, Malformed):
             names = next(csv.reader([header], delimiter=delimiter), [])
-            return form_of([name.strip().lower() for name in names]), delimiter
+            return form_of([name.strip().lower() for name in names], forms), delimiter
     return None
 
 
-def _table_fields(header: list[str], row: list[str], form: Form, line: int) -> Fields:
+def _table_fields(header: list[str], row: list[str], form: Form[Any], line: int) -> Fields:
     fields = dict(lower_keys(dict(zip(header, row, strict=True))))
     for key in form.lists:
         cell = fields.get(key, "")

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lora_tui.config.hub_names import is_hub_name
-from lora_tui.engine.data.examples import Conversation, Example, PlainText, PromptCompletion, QuestionAnswer
+from lora_tui.engine.data.examples import (
+    Conversation,
+    Example,
+    JudgedAnswer,
+    Judgement,
+    PlainText,
+    Preference,
+    PromptCompletion,
+    QuestionAnswer,
+)
 from lora_tui.engine.data.holdout import question_digest
 from lora_tui.engine.data.hub_dataset import cached_file, last_look_up
 from lora_tui.engine.data.read import ReadResult, hub_name, read_examples
@@ -115,8 +124,8 @@ def _count(path: Path, size: int, changed_at: float) -> Survey:
 
 def survey_of(path: Path, found: ReadResult) -> Survey:
     """Count what has been read of the file at `path`."""
-    tokens = array("l", (_tokens(example) for example in found.examples))
-    questions = array("Q", (question_digest(example) for example in found.examples))
+    counted = map(_tokens, found.examples) if not found.judgements else map(_judged_tokens, found.judgements)
+    tokens, questions = array("l", counted), array("Q", map(question_digest, found.examples))
     return Survey(path, True, None, dict(found.forms), len(found.skipped), tokens, questions)
 
 
@@ -129,6 +138,15 @@ def estimate_tokens(text: str) -> int:
         return (len(text) + 3) // 4
     ideograms = len(text) - len(_CJK.sub("", text))
     return ideograms + (len(text) - ideograms + 3) // 4
+
+
+def _judged_tokens(judgement: Judgement) -> int:
+    """Both answers of a preference are read, each behind its question."""
+    match judgement:
+        case Preference(chosen, rejected):
+            return _tokens(chosen) + _tokens(rejected)
+        case JudgedAnswer(example):
+            return _tokens(example)
 
 
 def _tokens(example: Example) -> int:

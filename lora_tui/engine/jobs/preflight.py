@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
 from lora_tui.engine.data.hub_dataset import FETCHING, look_up
-from lora_tui.engine.data.read import ReadResult, hub_name, read_examples, training_file
+from lora_tui.engine.data.read import (
+    ReadResult,
+    hub_name,
+    judgements_file,
+    read_examples,
+    read_judgements,
+    training_file,
+)
 from lora_tui.engine.data.survey import survey_of
 from lora_tui.engine.forecast.recipe import Recipe, cannot_learn, choose_prompts, resolve_model, resolve_recipe
 from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name, find_adapter
@@ -40,8 +47,7 @@ T = TypeVar("T")
 async def train(ctx: RunContext) -> dict[str, Any]:
     """Run ``--run train``; returns the adapter's folder, the best score and how training ended."""
     check_trackers(ctx.settings)
-    data_file = await _pinned_file(ctx, training_file(ctx.settings, ctx.options.get("train_data_file")))
-    data = await asyncio.to_thread(read_examples, data_file, _fetch_progress(ctx))
+    data_file, data = await _training_data(ctx)
     heading = f"{data_file} holds records that cannot be trained on"
     for warning in summarize_failures(heading, [(record.location, record.reason) for record in data.skipped]):
         ctx.warn(warning)
@@ -57,6 +63,19 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     job = await _imported(ctx, _train_job)
     ctx.raise_if_stopping()
     return await job(ctx, data_file, data, await _earlier_choices(ctx) or recipe.choices)
+
+
+async def _training_data(ctx: RunContext) -> tuple[Path, ReadResult]:
+    """Read what the run trains on: examples, or judgements where it learns from those."""
+    named, tuning = ctx.options.get("train_data_file"), ctx.settings.fine_tuning
+    if tuning.method == "sft":
+        data_file = await _pinned_file(ctx, training_file(ctx.settings, named))
+        return data_file, await asyncio.to_thread(read_examples, data_file, _fetch_progress(ctx))
+    judged = judgements_file(ctx.settings, named)
+    if judged is None:
+        raise UsageError("Name a file of preferences: --train-data-file FILE.")
+    data_file = await _pinned_file(ctx, judged)
+    return data_file, await asyncio.to_thread(read_judgements, data_file, _fetch_progress(ctx))
 
 
 async def _pinned_file(ctx: RunContext, data_file: Path) -> Path:
@@ -101,7 +120,7 @@ def _recipe(settings: Settings, data_file: Path, data: ReadResult, *, resumed: b
     if refusal is not None:
         keys = ", ".join(refusal.keys)
         raise UsageError(f"This run cannot learn ({keys}): {refusal.why}.\nThese can: {refusal.remedy}")
-    asked = choose_prompts(recipe.settings, data.examples)
+    asked = choose_prompts(recipe.settings, data.wanted)
     return Recipe(asked.settings, (*recipe.choices, *asked.choices))
 
 

@@ -22,29 +22,25 @@ from safetensors.torch import save
 from lora_tui.config.advice import advise
 from lora_tui.config.hub_names import is_hub_name
 from lora_tui.config.models import Settings
-from lora_tui.engine.data.examples import Conversation, Example
+from lora_tui.engine.data.examples import Conversation
 from lora_tui.engine.data.holdout import question_digest, questions_fingerprint
 from lora_tui.engine.data.knowledge import keep_knowledge
 from lora_tui.engine.data.read import ReadResult
 from lora_tui.engine.evaluation.held_out import documents_by_question, held_out_order, write_held_out
 from lora_tui.engine.evaluation.own_prompts import (
     TEST_PROMPTS,
-    RenderPrompt,
-    asks_own_questions,
-    own_prompts,
     template_renderer,
 )
-from lora_tui.engine.evaluation.prompts import TestPrompt, fixed_replies, resolve_prompts
+from lora_tui.engine.evaluation.prompts import TestPrompt, fixed_replies
 from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.inference.fast_model import forget
-from lora_tui.engine.inference.token_choice import configured_stop_ids
 from lora_tui.engine.jobs.evaluate import emit_evaluation
 from lora_tui.engine.jobs.train_place import RankMonitor, run_folder, settled, started_ranks, take_devices
+from lora_tui.engine.jobs.training_data import prompts_to_ask, tokenised
 from lora_tui.engine.models.adapter_source import ADAPTER_METADATA, base_began_as
 from lora_tui.engine.models.base_location import base_facts
 from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.models.builtin import BUILTIN, HUB_NAME
-from lora_tui.engine.models.loaded_checks import known_tokens, position_limit
 from lora_tui.engine.models.tokenizer_files import save_tokenizer
 from lora_tui.engine.review.aggregators import EVALUATION, evaluation_aggregator
 from lora_tui.engine.review.agreement import RatingStatistics, rating_statistics
@@ -57,10 +53,10 @@ from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.everyday import everyday_examples
 from lora_tui.engine.training.hooks import Hooks, StepReport, TrainingResult, Verdict
 from lora_tui.engine.training.launch import RankProcesses
-from lora_tui.engine.training.loop import train_model
+from lora_tui.engine.training.loop import TrainingSet, train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 from lora_tui.engine.training.model_card import CardFacts, model_card
-from lora_tui.engine.training.packing import EncodedExample
+from lora_tui.engine.training.packing import PackableExample
 from lora_tui.engine.training.ranks import OneRank, Ranks
 from lora_tui.engine.training.schedule import total_steps
 from lora_tui.engine.training.trackers import tracked
@@ -126,21 +122,16 @@ def _prepare(
     """
     fine_tuning = ctx.settings.fine_tuning
     training, lora = fine_tuning.training, fine_tuning.lora
-    keywords, stops = fine_tuning.sampling.keywords, configured_stop_ids(base.model)
-    share, known = training.reworded_share, known_tokens(base.model)
-    longest = min(training.max_length, position_limit(base.model) or training.max_length)
-    dataset = TextDataset(data.examples, base.tokenizer, longest, keywords, stops, share, training.seed, known)
-    before = held_out_order(folder) if ctx.resumed else None
-    # A run that began without that file divided by questions alone.
-    held_out = dataset.hold_out(training.validation_share, training.seed, None if ctx.resumed else documents, before)
+    dataset, held_out = tokenised(ctx.settings, base, data, folder, documents, resumed=ctx.resumed)
     planned = data_plan(data, data_file, dataset, held_out, training)
     render = template_renderer(base.tokenizer)
     unseen = set(map(question_digest, dataset.held_out_texts))
-    prompts = _test_prompts(ctx, render, [one for one in dataset.texts if question_digest(one) not in unseen])
-    if before is None:
+    prompts = prompts_to_ask(ctx, render, [one for one in dataset.texts if question_digest(one) not in unseen])
+    if not ctx.resumed or held_out_order(folder) is None:
         keep_knowledge(folder, data_file, data.examples)
         write_held_out(folder, dataset.held_out_texts, dataset.texts, documents, render, training.seed)
-    dataset.extend(everyday_examples(training.everyday_examples))
+    if isinstance(dataset, TextDataset):
+        dataset.extend(everyday_examples(training.everyday_examples))
     from_base = ctx.resumed and pissa.uses_base_weights(lora.init_lora_weights)
     initial_matrices = checkpoint.newest_initial_matrices(folder) if from_base else None
     model = create_lora_model(base.model, lora, training.seed, initial_matrices)
@@ -151,6 +142,7 @@ def _prepare(
     steps = total_steps(len(dataset), examples_per_step, training.max_epochs, training.max_steps)
     ctx.emit(
         "plan",
+        method=fine_tuning.method,
         model=base.name,
         device=str(base.device),
         dtype=str(base.dtype).removeprefix("torch."),
@@ -185,19 +177,6 @@ def _as_asked(choices: Sequence[Choice], prompts: Sequence[TestPrompt]) -> list[
     return [replace(choice, value=asked) if choice.key == TEST_PROMPTS else choice for choice in choices]
 
 
-def _test_prompts(ctx: RunContext, render: RenderPrompt | None, examples: Sequence[Example]) -> list[TestPrompt]:
-    """The configured prompts, or those of the data itself where nobody wrote any and the documented do not fit.
-
-    `examples` are those that are trained on.
-    """
-    prompts, warning = resolve_prompts(ctx.settings.fine_tuning, examples)
-    if asks_own_questions(ctx.settings, examples):
-        return own_prompts(examples, render) or prompts
-    if warning:
-        ctx.warn(warning)
-    return prompts
-
-
 @dataclass
 class _TrainingRun:
     """A prepared run: model, data and prompts, and what it has measured; its methods are the hooks of `train_model`.
@@ -209,9 +188,9 @@ class _TrainingRun:
     ctx: RunContext
     base: BaseModel
     model: PeftModel
-    dataset: TextDataset
+    dataset: TrainingSet
     examples: int
-    held_out: list[EncodedExample]
+    held_out: Sequence[PackableExample]
     data: ReadResult
     data_file: Path
     fingerprint: str
@@ -283,6 +262,7 @@ class _TrainingRun:
             should_save=self.should_save,
             note=lambda message: self.ctx.emit("note", message=message),
             on_held_out_loss=self._on_held_out_loss,
+            on_progress=self._on_progress,
         )
         ranks: Ranks = OneRank()
         if self.processes is not None:
@@ -303,7 +283,13 @@ class _TrainingRun:
     def _on_step(self, report: StepReport) -> None:
         # A resumed run repeats the steps after its last checkpoint.
         self.losses = [*(point for point in self.losses if point[0] < report.step), (report.step, report.loss)]
-        self.ctx.emit("step", **asdict(report))
+        values = asdict(report)
+        figures = values.pop("figures")
+        self.ctx.emit("step", **values, **figures)
+
+    def _on_progress(self, phase: str, done: int, total: int) -> None:
+        self.ctx.raise_if_stopping()
+        self.ctx.emit("progress", phase=phase, done=done, total=total)
 
     def _on_held_out_loss(self, step: int, loss: float) -> None:
         """Keep the loss on held-out examples, and warn once in a run when it rises while the training loss falls."""

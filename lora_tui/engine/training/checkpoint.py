@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from peft import PeftModel, set_peft_model_state_dict
@@ -31,7 +31,6 @@ from lora_tui.config.models import FineTuning
 from lora_tui.engine.models.adapter_source import BEST, WEIGHTS, best_folder, step_folders
 from lora_tui.engine.models.checksums import DamagedError, has_checksums, verify, write_checksums
 from lora_tui.engine.training import pissa
-from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.files import atomic_folder, unwritable
 
@@ -44,6 +43,13 @@ KEPT = 3
 """Step checkpoints that are kept where nothing else is said: the newest, and those to fall back to."""
 
 _DAMAGED = ".damaged"
+
+
+class Fingerprinted(Protocol):
+    """Training data as a checkpoint knows it."""
+
+    def fingerprint(self) -> str:
+        """Return a hash of all that is trained on."""
 
 
 @dataclass
@@ -91,7 +97,7 @@ _PLAIN: dict[str, Any] = {
 """LoRA without a variant: with these values, and only then, it is what it was before there were any."""
 
 
-def run_identity(dataset: TextDataset, settings: FineTuning, dtype: str, *, form: int = 0) -> str:
+def run_identity(dataset: Fingerprinted, settings: FineTuning, dtype: str, *, form: int = 0) -> str:
     """Hash everything the mathematics of a run depend on: a checkpoint of another identity is not continued.
 
     How long to train may change between a stop and a resumption only if the schedule does not depend on it, so the
@@ -111,11 +117,14 @@ def run_identity(dataset: TextDataset, settings: FineTuning, dtype: str, *, form
         relevant["lora"] = {key: value for key, value in relevant["lora"].items() if key not in _PLAIN}
         if relevant["optimizer"].pop("loraplus_lr_ratio") == 1.0:
             del relevant["qlora"]
+    if settings.method != "sft":  # nor is there one of an objective that it did not know
+        judged = settings.preferences.model_dump(mode="json", exclude={"data_file"})
+        relevant |= {"method": settings.method, "preferences": judged}
     relevant |= {"data": dataset.fingerprint(), "model": settings.model_name, "dtype": dtype}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 
-def run_identities(dataset: TextDataset, settings: FineTuning, dtype: str) -> list[str]:
+def run_identities(dataset: Fingerprinted, settings: FineTuning, dtype: str) -> list[str]:
     """Return the identity of a run, and those that earlier versions gave it, which knew fewer settings."""
     forms = (0, _WITHOUT_VALIDATION, _WITHOUT_VARIANTS)
     return [run_identity(dataset, settings, dtype, form=form) for form in forms]

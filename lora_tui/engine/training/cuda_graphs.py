@@ -150,14 +150,14 @@ class GraphedRows:
         self._seen: Counter[PaddedSize] = Counter()
         self._pool: Any = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
-    def begin(self, labels: int) -> None:
-        """Set the sums to zero; gradients of what follows are divided by `labels`."""
+    def begin(self, divisor: float) -> None:
+        """Set the sums to zero; gradients of what follows are divided by `divisor`."""
         addresses = [parameter.data_ptr() for parameter in self.parameters]
         if addresses != self._addresses:  # a graph reads the weights where they were
             self._graphs.clear()
             self._addresses = addresses
         torch._foreach_zero_([self.total, *self.sums])
-        self._loss_weight.fill_(1.0 / labels)
+        self._loss_weight.fill_(1.0 / divisor)
 
     def add(self, row: Row, rng: DropoutRng | None) -> None:
         """Add the summed loss of a row that is still on the CPU, and its gradients.

@@ -14,8 +14,8 @@ from lora_tui.engine.data.read import ReadResult
 from lora_tui.text import count
 
 if TYPE_CHECKING:
-    from lora_tui.engine.training.dataset import TextDataset
-    from lora_tui.engine.training.packing import EncodedExample
+    from lora_tui.engine.training.loop import TrainingSet
+    from lora_tui.engine.training.packing import PackableExample
 
 _MOST_REASONS = 8
 """Different reasons that a plan lists: a file can hold as many as it has records."""
@@ -25,7 +25,7 @@ _SHOWN = 3
 
 
 def data_plan(
-    data: ReadResult, data_file: Path, dataset: "TextDataset", held_out: "Sequence[EncodedExample]", training: Training
+    data: ReadResult, data_file: Path, dataset: "TrainingSet", held_out: "Sequence[PackableExample]", training: Training
 ) -> dict[str, Any]:
     """Return the fields of a ``plan`` event that are about the data.
 
@@ -51,7 +51,7 @@ def data_plan(
     }
 
 
-def data_warnings(dataset: "TextDataset", held_out: "Sequence[EncodedExample]", training: Training) -> list[str]:
+def data_warnings(dataset: "TrainingSet", held_out: "Sequence[PackableExample]", training: Training) -> list[str]:
     """Return warnings about examples that were dropped, cut, or changed by a chat template."""
     found = summarize_failures("These examples cannot be trained on with this model", dataset.dropped)
     if dataset.truncated:

@@ -1,35 +1,20 @@
-"""Tokenised training data: what the model reads, and which tokens count in the loss.
-
-The training form is ``Question: {q}\\nAnswer: {a}`` and the end-of-sequence token, with loss on the answer and that
-token only. Labels are marked by position, never by token id: with many tokenizers padding and end-of-sequence are the
-same token (transformers#23530), and a mask by id would forget to teach the model to stop.
-"""
+"""The training data of supervised fine-tuning: tokenised examples, some of them held out, some read in other words."""
 
 import hashlib
-import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lora_tui.engine.data.chat_template import ConversationEncoder, NotEncodableError, common_prefix, single_bos
-from lora_tui.engine.data.examples import (
-    Conversation,
-    Example,
-    PlainText,
-    PromptCompletion,
-    QuestionAnswer,
-    searchable_text,
-)
+from lora_tui.engine.data.chat_template import NotEncodableError
+from lora_tui.engine.data.examples import Example, searchable_text
 from lora_tui.engine.data.holdout import draw_documents, draw_holdout, question_digest
 from lora_tui.engine.data.reworded import EVERYDAY, reads_as_written, reworded
-from lora_tui.engine.data.training_text import prompt_text
-from lora_tui.engine.models.loaded_checks import unknown_token
+from lora_tui.engine.training.encoding import ExampleEncoder
 from lora_tui.engine.training.everyday import everyday_in_turn
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.errors import LoraTuiError
-from lora_tui.text import count
 
 
 class TextDataset(Sequence[EncodedExample]):
@@ -38,8 +23,7 @@ class TextDataset(Sequence[EncodedExample]):
     `max_length` is in tokens: longer examples lose their end (`truncated` counts them) and those without a label left
     are dropped (`dropped` holds source and reason). An example that contains one of `keywords`, in any case, is flagged
     for weighted sampling. `reworded_share` (0-1) of an example's readings have its question in other words (`as_read`).
-    `stops` are the tokens that end an answer of the model, as its generation configuration says. `known_tokens` is how
-    many tokens the model has; examples with one beyond are dropped.
+    `stops` and `known_tokens` are those of `ExampleEncoder`; examples with an unknown token are dropped.
     Raises `LoraTuiError` when nothing is left to train on, or the tokenizer has no end-of-sequence token.
     """
 
@@ -54,19 +38,8 @@ class TextDataset(Sequence[EncodedExample]):
         seed: int = 0,
         known_tokens: int | None = None,
     ) -> None:
-        if tokenizer.eos_token_id is None:
-            raise LoraTuiError(
-                f"The tokenizer of {tokenizer.name_or_path} has no end-of-sequence token; "
-                "without one the model cannot learn when to stop."
-            )
-        self._tokenizer = tokenizer
-        self._eos: int = tokenizer.eos_token_id
-        self._eos_is_no_stop = bool(stops) and self._eos not in stops
-        self._conversations = ConversationEncoder(tokenizer, self._eos, stops)
-        self._known_tokens = known_tokens or sys.maxsize
-        self._split_tokens = 0
+        self._encoder = ExampleEncoder(tokenizer, max_length, stops, known_tokens)
         self._keywords = tuple(keyword.casefold() for keyword in keywords)
-        self.truncated = 0
         self.dropped: list[tuple[str, str]] = []
         self._examples: list[EncodedExample] = []
         self._texts: list[Example] = []
@@ -80,26 +53,17 @@ class TextDataset(Sequence[EncodedExample]):
     def extend(self, examples: Iterable[Example]) -> None:
         """Add examples behind those that are there."""
         for example in examples:
-            self._add(example, self.max_length)
+            self._add(example)
 
-    def _add(self, example: Example, max_length: int) -> None:
+    def _add(self, example: Example) -> None:
         try:
-            input_ids, is_label = self._encode(example)
+            encoded = self._encoder.encode(example)
         except NotEncodableError as problem:
             self.dropped.append((example.source, str(problem)))
             return
-        if (unknown := unknown_token(self._tokenizer, input_ids, self._known_tokens)) is not None:
-            self.dropped.append((example.source, unknown))
-            return
-        if len(input_ids) > max_length:
-            self.truncated += 1
-            input_ids, is_label = input_ids[:max_length], is_label[:max_length]
-        if not any(is_label[1:]):
-            self.dropped.append((example.source, f"no answer token within {max_length} tokens"))
-            return
         text = searchable_text(example).casefold()
         has_keyword = any(keyword in text for keyword in self._keywords)
-        self._examples.append(EncodedExample(tuple(input_ids), tuple(is_label), has_keyword, example.source))
+        self._examples.append(replace(encoded, has_keyword=has_keyword))
         self._texts.append(example)
 
     def hold_out(
@@ -150,10 +114,10 @@ class TextDataset(Sequence[EncodedExample]):
         return self._exchanged(self._examples[index], text)
 
     def _exchanged(self, example: EncodedExample, text: Example) -> EncodedExample:
-        input_ids, is_label = self._encode(text)
+        input_ids, is_label = self._encoder.tokens_and_labels(text)
         end = self.max_length
         changed = replace(example, input_ids=tuple(input_ids[:end]), is_label=tuple(is_label[:end]))
-        return changed if changed.labels and max(changed.input_ids) < self._known_tokens else example
+        return changed if changed.labels and self._encoder.is_known(changed) else example
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -176,58 +140,19 @@ class TextDataset(Sequence[EncodedExample]):
         """Tokens that count in the loss, of all examples together."""
         return sum(example.labels for example in self._examples)
 
+    @property
+    def truncated(self) -> int:
+        """How many examples lost their end."""
+        return self._encoder.truncated
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the tokenizer and its chat template did to the examples that their author may not expect."""
+        return self._encoder.warnings
+
     def fingerprint(self) -> str:
         """SHA-256 of all token ids and labels: datasets train the same model only if theirs are equal."""
         digest = hashlib.sha256()
         for example in self._examples:
             digest.update(repr((example.input_ids, example.is_label, example.has_keyword)).encode())
         return digest.hexdigest()
-
-    def _encode(self, example: Example) -> tuple[list[int], list[bool]]:
-        """Return token ids and label marks of one example, both of shape ``(tokens,)``."""
-        match example:
-            case QuestionAnswer(question=question, answer=answer):
-                return self._continuation(prompt_text(question), f" {answer}")
-            case PromptCompletion(prompt=prompt, completion=completion):
-                return self._continuation(prompt, completion)
-            case PlainText(text=text):
-                return self._continuation("", text)
-            case Conversation():
-                return self._conversations.encode(example)
-
-    @property
-    def warnings(self) -> list[str]:
-        """What the tokenizer and its chat template did to the examples that their author may not expect."""
-        eos = str(self._tokenizer.eos_token)
-        found = self._conversations.warnings.lines(eos)
-        if self._split_tokens:
-            found.append(
-                f"In {count(self._split_tokens, 'example')} the prompt ends inside a token, which is learned with the "
-                "completion. End prompts before a space and begin completions with it."
-            )
-        if self._eos_is_no_stop:
-            found.append(
-                f"{eos}, with which examples end, is not in eos_token_id of the model's generation_config.json: other "
-                "programs than this one may write on after an answer."
-            )
-        return found
-
-    def _continuation(self, prompt: str, completion: str) -> tuple[list[int], list[bool]]:
-        """Tokenise prompt and completion as one text; labels begin where it stops agreeing with the prompt alone.
-
-        Cutting at the common prefix keeps a token that spans the boundary on the label side (trl#5213).
-        """
-        whole = self._tokens(prompt + completion)
-        if whole[-1:] != [self._eos]:
-            whole = [*whole, self._eos]
-        start = int(whole[:1] == [self._tokenizer.bos_token_id])
-        if prompt:
-            before = self._tokens(prompt)
-            start = common_prefix(whole, before)
-            # Some tokenizers end every text themselves; that is no token across the boundary.
-            self._split_tokens += start < len(before) - (before[-1:] == [self._eos])
-        return whole, [position >= start for position in range(len(whole))]
-
-    def _tokens(self, text: str) -> list[int]:
-        """The tokens of a text; a beginning-of-sequence token that is written out in it is not doubled."""
-        return single_bos(self._tokenizer, list(self._tokenizer(text)["input_ids"]))

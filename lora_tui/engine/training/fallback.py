@@ -7,11 +7,15 @@ and calls `lower` after an error; the loop passes on `messages` and saves `state
 again what did not fit. Nothing here knows of models: the step says how large its rows are.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import torch
 
 from lora_tui.text import one_line
+
+T = TypeVar("T")
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
@@ -124,3 +128,32 @@ def out_of_memory(error: BaseException) -> bool:
     """Tell whether an exception says that memory has run out, on whichever device."""
     reported = isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
     return reported or isinstance(error, torch.OutOfMemoryError)
+
+
+class _Tokens(Protocol):
+    @property
+    def input_ids(self) -> Sequence[int]: ...
+
+
+def in_halves(
+    compute: Callable[[Sequence[int]], T], items: Sequence[int], examples: Sequence[_Tokens]
+) -> Iterator[tuple[Sequence[int], T]]:
+    """Yield what `compute` returns for the examples with the indices `items`, with those it was given.
+
+    All at once, or where memory runs out in halves and halves of those: for passes without a gradient, which no rung
+    changes. Raises `RowTooLargeError` when a single example does not fit.
+    """
+    try:
+        found = compute(items)
+    except RuntimeError as problem:
+        if not out_of_memory(problem):
+            raise
+    else:
+        yield items, found
+        return
+    torch.cuda.empty_cache()  # here the failed row has been freed
+    half = len(items) // 2
+    if not half:
+        raise RowTooLargeError(len(examples[items[0]].input_ids))
+    yield from in_halves(compute, items[:half], examples)
+    yield from in_halves(compute, items[half:], examples)

@@ -3,8 +3,8 @@
 Plain data between `loop` and whoever has a store and a screen.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_tui.engine.training.ranks import RankLoad
@@ -14,7 +14,8 @@ from lora_tui.engine.training.ranks import RankLoad
 class StepReport:
     """One optimizer step: loss per label token, learning rate, gradient norm before clipping, speed, memory, time left.
 
-    `epoch` counts fractions, `memory_mb` is in 10**6 bytes, `seconds` and `eta_s` in seconds.
+    `epoch` counts fractions, `memory_mb` is in 10**6 bytes, `seconds` and `eta_s` in seconds. In preference training
+    the loss is a preference's, and `figures` has rewards, by name (`objective`).
     """
 
     step: int
@@ -28,6 +29,7 @@ class StepReport:
     seconds: float
     memory_mb: float
     eta_s: float
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class Hooks:
     folder, `write_metadata` what belongs beside the adapter of a step; `should_stop` is asked between steps,
     `should_save` after each of them. `note` is told how the steps are computed, `warn` what goes wrong, and
     `on_held_out_loss` a step and its loss on the held-out examples, before `evaluate`. `on_ranks` is told what every
-    rank did in a step, where there are several.
+    rank did in a step, where there are several; `on_progress` what is done before the first step, how much of it, and
+    of how much: what it raises ends that.
     """
 
     begin: Callable[[], None] = lambda: None
@@ -68,6 +71,7 @@ class Hooks:
     note: Callable[[str], None] = lambda message: None
     on_held_out_loss: Callable[[int, float], None] = lambda step, loss: None
     on_ranks: Callable[[int, Sequence[RankLoad]], None] = lambda step, loads: None
+    on_progress: Callable[[str, int, int], None] = lambda phase, done, total: None
 
 
 @dataclass(frozen=True, slots=True)

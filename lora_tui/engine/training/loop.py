@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,8 +25,10 @@ from lora_tui.engine.training.checkpoint import TrainerState, run_identities
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.fallback import RowTooLargeError
 from lora_tui.engine.training.hooks import Hooks, StepReport, TrainingResult, Verdict
+from lora_tui.engine.training.judgement_data import JudgementDataset, reference_log_probs, with_references
 from lora_tui.engine.training.memory import announced, apply_plan, plan_memory, used_megabytes
-from lora_tui.engine.training.packing import EncodedExample
+from lora_tui.engine.training.objective import EncodedJudgement, objective_of
+from lora_tui.engine.training.packing import PackableExample
 from lora_tui.engine.training.ranks import LostRankError, OneRank, Ranks
 from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch, steps_per_epoch, total_steps
 from lora_tui.engine.training.step import GradientStep, layers_with_gradient, make_optimizer
@@ -43,15 +46,19 @@ _MOST_TIMES_BACK = 3
 """How often it goes back, each time to half the rate, before training is given up."""
 
 
+TrainingSet = TextDataset | JudgementDataset
+"""What is trained on: examples to learn, or judgements of answers."""
+
+
 def train_model(
     model: PeftModel,
-    dataset: TextDataset,
+    dataset: TrainingSet,
     settings: FineTuning,
     folder: Path,
     hooks: Hooks | None = None,
     *,
     resume: bool = False,
-    held_out: Sequence[EncodedExample] = (),
+    held_out: Sequence[PackableExample] = (),
     ranks: Ranks | None = None,
 ) -> TrainingResult:
     """Train the adapters of `model` on `dataset`, keeping checkpoints in `folder`.
@@ -70,11 +77,11 @@ class _Trainer:
     """One call of `train_model`: the model with its optimizer, and `state`, which checkpoints keep."""
 
     model: PeftModel
-    dataset: TextDataset
+    dataset: TrainingSet
     settings: FineTuning
     folder: Path
     hooks: Hooks
-    held_out: Sequence[EncodedExample]
+    held_out: Sequence[PackableExample]
     ranks: Ranks
     last_loss: float | None = None
     step_seconds: list[float] = field(default_factory=list)
@@ -86,7 +93,8 @@ class _Trainer:
         self.examples_per_step = training.batch_size * training.gradient_accumulation_steps
         self.per_epoch = steps_per_epoch(len(self.dataset), self.examples_per_step)
         self.steps = total_steps(len(self.dataset), self.examples_per_step, training.max_epochs, training.max_steps)
-        self.gradient_step = GradientStep.of(self.model, training.tokens_per_micro_batch, training.seed, self.ranks)
+        parts = self.model, training.tokens_per_micro_batch, training.seed, self.ranks
+        self.gradient_step = GradientStep.of(*parts, objective=objective_of(self.settings))
         self.optimizer, self.names = make_optimizer(self.model, self.settings)
         dtype = str(self.gradient_step.base.dtype).removeprefix("torch.")
         self.identities = run_identities(self.dataset, self.settings, dtype)
@@ -95,6 +103,7 @@ class _Trainer:
     def run(self, *, resume: bool) -> TrainingResult:
         """Train to the end, from the newest checkpoint with `resume`."""
         keep_freed_memory()
+        self._measure_references()
         restored = self._restore_checkpoint() if resume else None
         if restored is not None:
             self.state = restored
@@ -124,6 +133,16 @@ class _Trainer:
         return TrainingResult(
             state.step, state.tokens, self.last_loss, state.best_score, state.best_step, stopped_by, folder
         )
+
+    def _measure_references(self) -> None:
+        """Put the log probabilities of judged answers beside them, as they are before the first step."""
+        dataset, held_out = self.dataset, [one for one in self.held_out if isinstance(one, EncodedJudgement)]
+        if isinstance(dataset, TextDataset):
+            return
+        progress = partial(self.hooks.on_progress, "reading the answers before training")
+        found = reference_log_probs(self.gradient_step, [*dataset, *held_out], self.folder, progress)
+        dataset.set_references(found[: len(dataset)])
+        self.held_out = with_references(held_out, found[len(dataset) :])
 
     @property
     def _has_learned(self) -> bool:
@@ -198,20 +217,23 @@ class _Trainer:
         """Compute a step's gradient, clip it, and let the optimizer take it, unless something of it is not finite."""
         began = time.perf_counter()
         self._set_learning_rate(plan.step)
-        examples = [self.dataset.as_read(index, plan.epoch) for index in plan.examples]
+        examples: list[PackableExample] = [self.dataset.as_read(index, plan.epoch) for index in plan.examples]
         self.model.train()
         loss_tensor = self._gradient(examples, plan.step)
         if plan.step == 1:
             self._check_layers_learn()
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm_tensor = nn.utils.clip_grad_norm_(parameters, self.settings.optimizer.max_grad_norm, foreach=True)
-        loss, norm = torch.stack([loss_tensor, norm_tensor.to(loss_tensor)]).tolist()  # the one wait for the device
+        values = [loss_tensor, norm_tensor.to(loss_tensor), *self.gradient_step.figures.values()]
+        loss, norm, *figures = torch.stack(values).tolist()  # the one wait for the device
         finite = math.isfinite(norm) and math.isfinite(loss)
         if finite:
             self.optimizer.step()
             self.state.skipped_in_a_row = 0
         self.optimizer.zero_grad(set_to_none=True)
-        self._report(plan, loss, norm, sum(len(example.input_ids) for example in examples), time.perf_counter() - began)
+        tokens = sum(len(example.input_ids) for example in examples)
+        reported = dict(zip(self.gradient_step.figures, figures, strict=True))
+        self._report(plan, loss, norm, tokens, time.perf_counter() - began, reported)
         if not finite:
             self._report_skipped(plan, examples, loss, norm)
 
@@ -221,7 +243,7 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
-    def _gradient(self, examples: list[EncodedExample], step: int) -> Tensor:
+    def _gradient(self, examples: list[PackableExample], step: int) -> Tensor:
         """Compute the gradient of a step, and say how it goes on where memory ran out."""
         try:
             return self.gradient_step.accumulate(examples, step)
@@ -246,7 +268,7 @@ class _Trainer:
                 f"learn: {', '.join(dead[:3])}{', …' if len(dead) > 3 else '.'}"
             )
 
-    def _report_skipped(self, plan: StepPlan, examples: list[EncodedExample], loss: float, norm: float) -> None:
+    def _report_skipped(self, plan: StepPlan, examples: list[PackableExample], loss: float, norm: float) -> None:
         """Warn of a step whose loss or gradient is not finite, by its examples; after several in a row, go back.
 
         The weights are as they were before the step.
@@ -278,7 +300,9 @@ class _Trainer:
             f"{_MOST_SKIPPED} steps in a row had no finite gradient: {where}, at {scale:g} times the learning rate."
         )
 
-    def _report(self, plan: StepPlan, loss: float, norm: float, tokens: int, seconds: float) -> None:
+    def _report(
+        self, plan: StepPlan, loss: float, norm: float, tokens: int, seconds: float, figures: dict[str, float]
+    ) -> None:
         self.state.step = plan.step
         self.state.tokens += tokens
         self.last_loss = loss
@@ -299,6 +323,7 @@ class _Trainer:
                 seconds=seconds,
                 memory_mb=used_megabytes(self.gradient_step.device),
                 eta_s=mean_seconds * (self.steps - plan.step) + self._seconds_of_evaluations_left(plan.step),
+                figures=figures,
             )
         )
 
@@ -376,7 +401,8 @@ class _Trainer:
         A resumed run (not `fresh`) keeps its number of long rows while memory allows: it shows in the last bits.
         """
         own_examples = -(-self.examples_per_step // self.ranks.world)
-        longest = sorted(self.dataset, key=lambda example: -len(example.input_ids))[:own_examples]
+        examples: Sequence[PackableExample] = self.dataset
+        longest = sorted(examples, key=lambda example: -len(example.input_ids))[:own_examples]
         gradient_step, ladder = self.gradient_step, self.gradient_step.fallback
         plan = plan_memory(self.settings.gradient_checkpointing, gradient_step, longest)
         no_graphs_reason = apply_plan(plan, gradient_step)

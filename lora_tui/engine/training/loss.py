@@ -5,6 +5,8 @@ only the positions that have a label, in chunks, computes each chunk's gradient 
 nothing but that gradient: two head products instead of the three of a recomputing loss. The loss is summed in float32.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
@@ -21,24 +23,10 @@ _CHUNK_BYTES_ON_GPU = 512 << 20
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        in_one_pass = gpu_ops.unusable_reason(hidden.device, weight.dtype) is None
-        rows = max(1, (_CHUNK_BYTES_ON_GPU if in_one_pass else _CHUNK_BYTES) // (4 * weight.shape[0]))
         gradient = torch.empty_like(hidden)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for start in range(0, hidden.shape[0], rows):
-            part = slice(start, start + rows)
-            if in_one_pass:
-                logits = hidden[part] @ weight.T
-                total += gpu_ops.kernels().cross_entropy_(logits, targets[part]).sum()
-                gradient[part] = logits @ weight
-                continue
-            logits = _logits(hidden[part], weight, targets[part])
-            chosen = targets[part, None]
-            probabilities = logits.softmax(-1, dtype=torch.float32)
-            of_target = probabilities.gather(-1, chosen)
-            total += _surprise(of_target, logits, chosen)
-            probabilities.scatter_(-1, chosen, of_target - 1.0)
-            gradient[part] = probabilities.to(weight.dtype) @ weight
+        for _, losses in _chunks(hidden, weight, targets, gradient):
+            total += losses.sum()
         ctx.save_for_backward(gradient)
         return total
 
@@ -47,6 +35,45 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]  # torch types the context without it
         return gradient * grad_output.to(gradient.dtype), None, None
+
+
+class _LabelCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        gradient = torch.empty_like(hidden)
+        found = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        for part, losses in _chunks(hidden, weight, targets, gradient):
+            found[part] = losses
+        ctx.save_for_backward(gradient)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]  # torch types the context without it
+        return (gradient * grad_output.unsqueeze(-1)).to(gradient.dtype), None, None
+
+
+def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor, gradient: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield each chunk of labels and its losses ``(labels,)`` in float32; fills `gradient`, that of their sum."""
+    in_one_pass = gpu_ops.unusable_reason(hidden.device, weight.dtype) is None
+    rows = max(1, (_CHUNK_BYTES_ON_GPU if in_one_pass else _CHUNK_BYTES) // (4 * weight.shape[0]))
+    for start in range(0, hidden.shape[0], rows):
+        part = slice(start, start + rows)
+        if in_one_pass:
+            logits = hidden[part] @ weight.T
+            losses = gpu_ops.kernels().cross_entropy_(logits, targets[part])
+            gradient[part] = logits @ weight
+            yield part, losses
+            continue
+        logits = _logits(hidden[part], weight, targets[part])
+        chosen = targets[part, None]
+        probabilities = logits.softmax(-1, dtype=torch.float32)
+        of_target = probabilities.gather(-1, chosen)
+        losses = _surprise(of_target, logits, chosen)
+        probabilities.scatter_(-1, chosen, of_target - 1.0)
+        gradient[part] = probabilities.to(weight.dtype) @ weight
+        yield part, losses
 
 
 def _logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -62,7 +89,7 @@ def _logits(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def _surprise(probability: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-    """The sum of the negative logarithms of the targets' probabilities, ``(labels, 1)``, in float32.
+    """The negative logarithms of the targets' probabilities ``(labels, 1)``, as ``(labels,)`` in float32.
 
     Where a probability is too small for float32 its logarithm comes from the logits.
     """
@@ -72,7 +99,7 @@ def _surprise(probability: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
         rows = logits[vanishing].float()
         exact = rows.logsumexp(-1, keepdim=True) - rows.gather(-1, targets[vanishing])
         surprise[vanishing] = exact
-    return surprise.sum()
+    return surprise.squeeze(-1)
 
 
 def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -83,3 +110,12 @@ def summed_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     """
     loss: Tensor = _SummedCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
     return loss
+
+
+def label_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy of each of `targets`, float32 ``(labels,)``; otherwise as `summed_cross_entropy`.
+
+    For losses that are a function of whole answers: their sums may be weighted, since the gradient is kept by label.
+    """
+    losses: Tensor = _LabelCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-untyped-call]
+    return losses

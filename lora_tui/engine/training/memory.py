@@ -19,7 +19,7 @@ from lora_tui import machine
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.activation_memory import Recomputation, Sizes
 from lora_tui.engine.training.fallback import Rung, out_of_memory
-from lora_tui.engine.training.packing import EncodedExample
+from lora_tui.engine.training.packing import PackableExample
 from lora_tui.engine.training.step import GradientStep, tokens_in
 from lora_tui.text import memory_size
 
@@ -66,7 +66,7 @@ class MemoryPlan:
         )
 
 
-def plan_memory(setting: bool | str, gradient_step: GradientStep, examples: list[EncodedExample]) -> MemoryPlan:
+def plan_memory(setting: bool | str, gradient_step: GradientStep, examples: Sequence[PackableExample]) -> MemoryPlan:
     """Decide what is recomputed, as ``fine_tuning.gradient_checkpointing`` asks; `examples` are a step's longest."""
     sizes, device = sizes_of(gradient_step.base, by_hand="mlp" in gradient_step.fast.replaced), gradient_step.device
     longest = max(gradient_step.assign_rows(examples), key=lambda row: tokens_in(examples, row))
@@ -128,7 +128,7 @@ def apply_announced(content: Mapping[str, Any], gradient_step: GradientStep, ran
         gradient_step.fallback.resume(tokens or None, long_rows)
 
 
-def kept_bytes(gradient_step: GradientStep, items: Sequence[int], examples: list[EncodedExample]) -> float:
+def kept_bytes(gradient_step: GradientStep, items: Sequence[int], examples: Sequence[PackableExample]) -> float:
     """Bytes that the forward pass of one row keeps for its backward pass; infinite where it does not fit at all.
 
     Counts each tensor's memory once, and none of the model's own.

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,39 @@ class EncodedExample:
         """How many tokens count in the loss."""
         return sum(self.is_label[1:])
 
+    @property
+    def parts(self) -> tuple["EncodedExample", ...]:
+        """The sequences that it lays into its row: itself."""
+        return (self,)
+
+
+class PackableExample(Protocol):
+    """What a step is made of: one sequence, or several that must share a row, since one loss is a function of all.
+
+    `input_ids` are those of all its `parts` together, `labels` how many of them count in a loss. Every example of a
+    step has equally many parts.
+    """
+
+    @property
+    def input_ids(self) -> tuple[int, ...]:
+        """Tokens of all parts, one part after the other."""
+
+    @property
+    def labels(self) -> int:
+        """How many tokens count in a loss."""
+
+    @property
+    def has_keyword(self) -> bool:
+        """Whether it is drawn more often."""
+
+    @property
+    def source(self) -> str:
+        """The file and line it comes from."""
+
+    @property
+    def parts(self) -> tuple[EncodedExample, ...]:
+        """The sequences that it lays into its row, each a span."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -82,7 +115,7 @@ class Row:
     `input_ids` and `position_ids` have shape ``(T,)``; positions restart at 0 with each example. `spans` holds each
     example's (start, end). `label_positions` ``(L,)`` are the positions whose *next* token is a label, `targets`
     ``(L,)`` those next tokens: the last token of an example predicts nothing, since its successor belongs to the next
-    example. `examples` holds their indices within the step; `cu_seqlens` the spans' starts and the end, as int32
+    example. `examples` holds the spans' places within the step; `cu_seqlens` the spans' starts and the end, as int32
     ``(examples + 1,)``, for kernels that take them from the device.
     """
 
@@ -136,9 +169,14 @@ def balance(lengths: Sequence[int], budget: int, multiple: int) -> list[list[int
     return [[item] for item in longest_first]
 
 
-def lay_out(examples: Sequence[EncodedExample], items: Sequence[int], device: torch.device) -> Row:
-    """Build the row of the examples with the indices `items`, in the order given, on `device`."""
-    chosen = [examples[item] for item in items]
+def lay_out(examples: Sequence[PackableExample], items: Sequence[int], device: torch.device) -> Row:
+    """Build the row of the examples with the indices `items`, in the order given, on `device`; a span for each part."""
+    placed = [
+        (item * len(examples[item].parts) + number, part)
+        for item in items
+        for number, part in enumerate(examples[item].parts)
+    ]
+    chosen = [part for _, part in placed]
     ends = list(accumulate(len(example.input_ids) for example in chosen))
     starts = [0, *ends[:-1]]
     ids = torch.tensor([token for example in chosen for token in example.input_ids])
@@ -152,7 +190,7 @@ def lay_out(examples: Sequence[EncodedExample], items: Sequence[int], device: to
         tuple(zip(starts, ends, strict=True)),
         to_device(labels - 1, device),
         to_device(ids[labels], device),
-        tuple(items),
+        tuple(place for place, _ in placed),
         to_device(torch.tensor([0, *ends], dtype=torch.int32), device),
     )
 

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lora_tui.engine.training.packing import EncodedExample
+from lora_tui.engine.training.packing import EncodedExample, PackableExample
 from lora_tui.errors import LoraTuiError
 
 END, STEP, PLAN, FOLLOW = range(4)
@@ -71,7 +71,7 @@ class Ranks(Protocol):
     def announce(self, plan: Mapping[str, Any]) -> None:
         """Tell the other ranks how steps are computed from now on."""
 
-    def begin_step(self, examples: Sequence[EncodedExample], step: int) -> Sequence[int]:
+    def begin_step(self, examples: Sequence[PackableExample], step: int) -> Sequence[int]:
         """Begin a step on every rank; returns which of its examples this one computes."""
 
     def check(self) -> None:
@@ -98,7 +98,7 @@ class OneRank:
     def announce(self, plan: Mapping[str, Any]) -> None:
         """See `Ranks`."""
 
-    def begin_step(self, examples: Sequence[EncodedExample], step: int) -> Sequence[int]:
+    def begin_step(self, examples: Sequence[PackableExample], step: int) -> Sequence[int]:
         """See `Ranks`."""
         return range(len(examples))
 
@@ -174,7 +174,7 @@ class RankGroup:
         """See `Ranks`."""
         self._send(PLAN, 0, json.dumps(plan).encode())
 
-    def begin_step(self, examples: Sequence[EncodedExample], step: int) -> Sequence[int]:
+    def begin_step(self, examples: Sequence[PackableExample], step: int) -> Sequence[int]:
         """See `Ranks`."""
         if self.rank == 0:
             self._send(STEP, step, pack_examples(examples))
@@ -265,14 +265,14 @@ class RankGroup:
             raise LostRankError(reason or "The connection to another rank of this training has broken.") from problem
 
 
-def pack_examples(examples: Sequence[EncodedExample]) -> bytes:
+def pack_examples(examples: Sequence[PackableExample]) -> bytes:
     """Return a step's examples as bytes: their number and lengths, tokens (int32), and which are labels (a byte each).
 
     Their sources stay behind: rank 0 alone names examples.
     """
     lengths = [len(examples), *(len(example.input_ids) for example in examples)]
     tokens = [token for example in examples for token in example.input_ids]
-    labels = [label for example in examples for label in example.is_label]
+    labels = [label for example in examples for part in example.parts for label in part.is_label]
     parts = torch.tensor(lengths + tokens, dtype=torch.int32), torch.tensor(labels, dtype=torch.uint8)
     return b"".join(part.numpy().tobytes() for part in parts)
 

@@ -22,12 +22,14 @@ from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.activation_memory import Recomputation
 from lora_tui.engine.models.build_lock import computing
 from lora_tui.engine.training.cuda_graphs import GraphedRows
-from lora_tui.engine.training.fallback import FallbackLadder, RowLoad
+from lora_tui.engine.training.fallback import FallbackLadder, RowLoad, in_halves
 from lora_tui.engine.training.fast.dropout import DropoutRng
 from lora_tui.engine.training.fast.layers import FastLayers
-from lora_tui.engine.training.loss import summed_cross_entropy
+from lora_tui.engine.training.loss import label_cross_entropy, summed_cross_entropy
+from lora_tui.engine.training.objective import Objective
 from lora_tui.engine.training.packing import (
     EncodedExample,
+    PackableExample,
     Row,
     RowWorkers,
     balance,
@@ -50,15 +52,21 @@ _HEAD_TRANSFORMS = (
 
 @dataclass(frozen=True, slots=True)
 class StepShare:
-    """What a rank has of a step: `places` of its examples in the whole step, which has so many `labels`."""
+    """What a rank has of a step: `places` of its examples in the whole step, whose loss is divided by `divisor`.
+
+    Every example is laid out as `parts` spans.
+    """
 
     step: int
     places: tuple[int, ...]
-    labels: int
+    divisor: float
+    parts: int = 1
 
     def dropout_rng(self, seed: int, row: Row) -> DropoutRng:
         """The draws of a row of these examples: those of their places in the step, whichever rank computes them."""
-        return DropoutRng(seed, self.step, tuple(self.places[item] for item in row.examples), row.spans)
+        spans = (divmod(span, self.parts) for span in row.examples)
+        places = tuple(self.places[item] * self.parts + part for item, part in spans)
+        return DropoutRng(seed, self.step, places, row.spans)
 
 
 @dataclass
@@ -67,7 +75,8 @@ class GradientStep:
 
     `packed` says that several examples share a row, `plain_head` that the head sees label positions alone, `fast` which
     layers are computed by hand; dropout's draws depend on `seed`. `ranks` are those that a step is computed by, each a
-    share of its examples.
+    share of its examples. `objective` is what is minimised instead of the labels' cross-entropy, and `figures` what it
+    has to say of the newest step beside the loss.
     """
 
     model: PeftModel
@@ -81,12 +90,21 @@ class GradientStep:
     seed: int = 42
     graphs: GraphedRows | None = None
     ranks: Ranks = field(default_factory=OneRank)
+    objective: Objective | None = None
+    figures: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._unread_mask = torch.zeros(1, 1, 1, 1, device=self.device)
 
     @classmethod
-    def of(cls, model: PeftModel, tokens_per_row: int, seed: int = 42, ranks: Ranks | None = None) -> "GradientStep":
+    def of(
+        cls,
+        model: PeftModel,
+        tokens_per_row: int,
+        seed: int = 42,
+        ranks: Ranks | None = None,
+        objective: Objective | None = None,
+    ) -> "GradientStep":
         """Look at the model and choose the packed or the plain path, and the layers that are computed by hand."""
         base: PreTrainedModel = model.get_base_model()
         packed = supports_packing(base)
@@ -95,8 +113,8 @@ class GradientStep:
         workers = RowWorkers(base.device, allowed=fast.unsupported_reason is None)
         ladder, ranks = FallbackLadder(tokens_per_row), ranks or OneRank()
         ranks.bind([parameter for parameter in model.parameters() if parameter.requires_grad])
-        head = _has_plain_head(base)
-        return cls(model, base, packed, head, base.device, fast, workers, ladder, seed, ranks=ranks)
+        parts = model, base, packed, _has_plain_head(base), base.device, fast, workers, ladder, seed
+        return cls(*parts, ranks=ranks, objective=objective)
 
     def slower_reasons(self) -> Iterator[str]:
         """Yield what keeps this model from the fastest way, a sentence each."""
@@ -126,7 +144,7 @@ class GradientStep:
                 stack.enter_context(torch.autocast(self.device.type, torch.bfloat16))
             yield
 
-    def accumulate(self, examples: Sequence[EncodedExample], step: int = 0) -> Tensor:
+    def accumulate(self, examples: Sequence[PackableExample], step: int = 0) -> Tensor:
         """Set ``.grad`` to the gradient of the mean label loss of `examples`; returns that loss, a float32 scalar.
 
         `step` is the number of the optimizer step, which dropout's draws depend on. Every rank computes its share and
@@ -138,15 +156,17 @@ class GradientStep:
         self.model.zero_grad(set_to_none=True)
         try:
             share = self.ranks.begin_step(examples, step)
-            own, labels = [examples[item] for item in share], sum(example.labels for example in examples)
-            loss = self._accumulate_share(own, StepShare(step, tuple(share), labels), random_state)
+            own, divisor = [examples[item] for item in share], self.divisor(examples)
+            loss = self._accumulate_share(
+                own, StepShare(step, tuple(share), divisor, len(examples[0].parts)), random_state
+            )
             return self.ranks.sum_gradients(loss, tokens_in(own, range(len(own))), self.fallback.state())
         except LostRankError:
             torch.set_rng_state(random_state)
             self.model.zero_grad(set_to_none=True)
             raise
 
-    def _accumulate_share(self, examples: Sequence[EncodedExample], share: "StepShare", random_state: Tensor) -> Tensor:
+    def _accumulate_share(self, examples: Sequence[PackableExample], share: StepShare, random_state: Tensor) -> Tensor:
         """Add up the rows of this rank's examples.
 
         Where memory runs out, they are taken again a rung lower on the `fallback` ladder, with the same draws: the sum
@@ -172,43 +192,90 @@ class GradientStep:
                 self.recompute(activation_memory.ALL)
             torch.cuda.empty_cache()  # what the allocator has kept for later, so that smaller pieces fit
 
-    def _accumulate(self, examples: Sequence[EncodedExample], share: "StepShare") -> Tensor:
+    def _accumulate(self, examples: Sequence[PackableExample], share: StepShare) -> Tensor:
         if self.graphs is not None and self.fallback.current.graphs:
             return self._accumulate_by_graphs(self.graphs, examples, share)
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        baseline = self.baseline(examples)
 
         def compute_row(items: Sequence[int]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
             self.ranks.check()
             row = lay_out(examples, items, self.device)  # beside the GPU's work on the row before
             self.fast.set_dropout_rng(share.dropout_rng(self.seed, row))
-            loss = self.summed_loss(row)
-            return loss.detach(), torch.autograd.grad(loss / share.labels, parameters, allow_unused=True)
+            sums = self.row_sums(row, [examples[item] for item in items], baseline)
+            return sums.detach(), torch.autograd.grad(sums[0] / share.divisor, parameters, allow_unused=True)
 
+        total = torch.zeros(1, dtype=torch.float32, device=self.device)  # of a rank without an example
         with computing(), self.ready():
-            total = torch.zeros((), dtype=torch.float32, device=self.device)
             # Added up in the order of the rows, whoever is first: the same sum to the last bit.
             for rows, workers in self._row_groups(examples):
-                for loss, gradients in self.row_workers.map(compute_row, rows, workers):
-                    total += loss
+                for sums, gradients in self.row_workers.map(compute_row, rows, workers):
+                    total = total + sums
                     _add_gradients(parameters, gradients)
-            return total / share.labels
+        if self.objective is not None:
+            self.figures = self.objective.figures(examples, total, baseline)
+        return total[0] / share.divisor
+
+    def divisor(self, examples: Sequence[PackableExample]) -> float:
+        """What a step's summed loss is divided by: its labels, or what its objective says."""
+        if self.objective is not None:
+            return self.objective.divisor(examples)
+        return sum(example.labels for example in examples)
+
+    def baseline(self, examples: Sequence[PackableExample]) -> Tensor | None:
+        """What the objective holds every example of a step against, without gradient; None for most objectives."""
+        compared = [] if self.objective is None else self.objective.compared_with(examples)
+        if self.objective is None or not compared:
+            return None
+        return self.objective.baseline(examples, self.log_probs(compared))
+
+    def row_sums(self, row: Row, examples: Sequence[PackableExample], baseline: Tensor | None = None) -> Tensor:
+        """The summed loss of a row's `examples`, and behind it what the objective's figures need; float32."""
+        if self.objective is None:
+            return self.summed_loss(row).unsqueeze(0)
+        labels = [part.labels for example in examples for part in example.parts]
+        return self.objective.sums(examples, torch.split(self.label_losses(row), labels), baseline)
+
+    def log_probs(self, examples: Sequence[EncodedExample]) -> Tensor:
+        """The log probability of each example's labels together, float32 ``(examples,)``: no gradient, no dropout.
+
+        Where memory runs out, a row is computed in halves; raises `RowTooLargeError` when a single example does not
+        fit.
+        """
+        training = self.model.training
+        found = torch.zeros(len(examples), dtype=torch.float32, device=self.device)
+        self.model.eval()
+        try:
+            with torch.no_grad(), computing(), self.ready():
+                self.fast.set_dropout_rng(None)
+                for row in self.assign_rows(examples):
+                    for items, losses in in_halves(lambda part: self._losses_of(examples, part), row, examples):
+                        labels = [examples[item].labels for item in items]
+                        found[items] = -torch.stack([part.sum() for part in torch.split(losses, labels)])
+        finally:
+            self.model.train(training)
+        return found
+
+    def _losses_of(self, examples: Sequence[EncodedExample], items: Sequence[int]) -> Tensor:
+        return self.label_losses(lay_out(examples, items, self.device))
 
     def _accumulate_by_graphs(
-        self, graphs: GraphedRows, examples: Sequence[EncodedExample], share: "StepShare"
+        self, graphs: GraphedRows, examples: Sequence[PackableExample], share: StepShare
     ) -> Tensor:
         with computing(), self.ready():
-            graphs.begin(share.labels)
+            graphs.begin(share.divisor)
             for items in self.assign_rows(examples):
                 row = lay_out(examples, items, torch.device("cpu"))
                 graphs.add(row, share.dropout_rng(self.seed, row) if self.fast.has_dropout else None)
         for parameter, gradient in zip(graphs.parameters, graphs.sums, strict=True):
             parameter.grad = gradient
-        return graphs.total / share.labels
+        return graphs.total / share.divisor
 
     def record_graphs(self) -> None:
         """Compute rows by CUDA graphs from now on, where the GPU's own kernels take the whole row."""
         attentions = sum("Attention" in type(module).__name__ for module in self.base.modules())
-        if self.plain_head and self.fast.uses_kernels and self.fast.replaced.get("attention") == attentions > 0:
+        replaces_all = self.plain_head and self.fast.uses_kernels
+        if self.objective is None and replaces_all and self.fast.replaced.get("attention") == attentions > 0:
             parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
             layers = self.fast.replaced["linear"]
             self.graphs = GraphedRows(parameters, layers, self.summed_loss, self.fast.set_dropout_rng)
@@ -226,7 +293,7 @@ class GradientStep:
         # transformers makes the embedding's output require a gradient for the reentrant kind; the other needs none.
         self.base.disable_input_require_grads()
 
-    def rows_at_once(self, examples: Sequence[EncodedExample]) -> int:
+    def rows_at_once(self, examples: Sequence[PackableExample]) -> int:
         """How many rows of a step are computed side by side, whose tokens together keep to `tokens_per_row`.
 
         Rows of one long example exceed it, and are counted by `long_rows_together`.
@@ -237,11 +304,11 @@ class GradientStep:
         tokens = sum(len(example.input_ids) for example in examples)
         return self.row_workers.workers(min(tokens, rung.tokens_per_row))
 
-    def long_rows_together(self, examples: Sequence[EncodedExample]) -> int:
+    def long_rows_together(self, examples: Sequence[PackableExample]) -> int:
         """How many of a step's rows above their share of `tokens_per_row` are computed side by side; 1: each alone."""
         return self._row_groups(examples)[1][1]
 
-    def _row_groups(self, examples: Sequence[EncodedExample]) -> list[tuple[list[list[int]], int]]:
+    def _row_groups(self, examples: Sequence[PackableExample]) -> list[tuple[list[list[int]], int]]:
         """Group a step's rows, longest first, in three with how many of each group are computed side by side.
 
         Rows too large for their share of `tokens_per_row`, one long example each, go together as far as memory has room
@@ -255,21 +322,21 @@ class GradientStep:
         alone = long if together == 1 else long % together
         return [(rows[:alone], 1), (rows[alone:long], together), (rows[long:], at_once)]
 
-    def summed_loss_of(self, examples: Sequence[EncodedExample], step: int = 0, first: int = 0) -> Tensor:
+    def summed_loss_of(self, examples: Sequence[PackableExample], step: int = 0, first: int = 0) -> Tensor:
         """The summed loss of one row of `examples`, a float32 scalar; `first` is their first index in the step."""
         with computing(), self.ready():
             row = lay_out(examples, range(len(examples)), self.device)
-            indices = tuple(range(first, first + len(examples)))
-            self.fast.set_dropout_rng(DropoutRng(self.seed, step, indices, row.spans))
-            return self.summed_loss(row)
+            places = tuple(first * len(examples[0].parts) + place for place in row.examples)
+            self.fast.set_dropout_rng(DropoutRng(self.seed, step, places, row.spans))
+            return self.row_sums(row, examples)[0]
 
     @torch.no_grad()
-    def with_nonfinite_loss(self, examples: Sequence[EncodedExample], step: int) -> list[int]:
+    def with_nonfinite_loss(self, examples: Sequence[PackableExample], step: int) -> list[int]:
         """Indices of a step's examples whose loss, each computed by itself, is not finite."""
         losses = [self.summed_loss_of([example], step, index) for index, example in enumerate(examples)]
         return [index for index, loss in enumerate(losses) if not bool(torch.isfinite(loss))]
 
-    def assign_rows(self, examples: Sequence[EncodedExample]) -> list[list[int]]:
+    def assign_rows(self, examples: Sequence[PackableExample]) -> list[list[int]]:
         """Pack a step's examples: the indices of those that share each row."""
         if not self.packed:
             return [[item] for item in range(len(examples))]
@@ -281,6 +348,20 @@ class GradientStep:
 
     def summed_loss(self, row: Row) -> Tensor:
         """The summed cross-entropy of one row's labels, a float32 scalar."""
+        found = self._predictions(row)
+        if self.plain_head:
+            return summed_cross_entropy(found, self.base.get_output_embeddings().weight, row.targets)
+        return functional.cross_entropy(found, row.targets, reduction="sum")
+
+    def label_losses(self, row: Row) -> Tensor:
+        """The cross-entropy of each of one row's labels, float32 ``(labels,)``."""
+        found = self._predictions(row)
+        if self.plain_head:
+            return label_cross_entropy(found, self.base.get_output_embeddings().weight, row.targets)
+        return functional.cross_entropy(found, row.targets, reduction="none")
+
+    def _predictions(self, row: Row) -> Tensor:
+        """What predicts a row's labels: hidden states ``(labels, hidden)`` of a plain head, else float32 logits."""
         attention = {"spans": row.spans, "cu_seqlens": row.cu_seqlens} if self.packed else {}
         backbone = self.base.base_model if self.plain_head else self.base
         # use_cache=False and no mask: anything else makes transformers ignore the restarting positions. Packed, nobody
@@ -293,13 +374,13 @@ class GradientStep:
             **attention,
         )
         if self.plain_head:
-            hidden = output.last_hidden_state.squeeze(0).index_select(0, row.label_positions)
-            return summed_cross_entropy(hidden, self.base.get_output_embeddings().weight, row.targets)
-        logits = output.logits[0].index_select(0, row.label_positions).float()
-        return functional.cross_entropy(logits, row.targets, reduction="sum")
+            hidden: Tensor = output.last_hidden_state.squeeze(0).index_select(0, row.label_positions)
+            return hidden
+        logits: Tensor = output.logits[0].index_select(0, row.label_positions).float()
+        return logits
 
 
-def tokens_in(examples: Sequence[EncodedExample], items: Sequence[int]) -> int:
+def tokens_in(examples: Sequence[PackableExample], items: Sequence[int]) -> int:
     """How many tokens the examples with the indices `items` have together."""
     return sum(len(examples[item].input_ids) for item in items)
 

@@ -12,8 +12,8 @@ from itertools import accumulate, pairwise
 import torch
 
 from lora_tui.engine.models.build_lock import computing
-from lora_tui.engine.training.fallback import RowTooLargeError, out_of_memory
-from lora_tui.engine.training.packing import EncodedExample, lay_out
+from lora_tui.engine.training.fallback import in_halves
+from lora_tui.engine.training.packing import PackableExample, lay_out
 from lora_tui.engine.training.step import GradientStep
 
 MOST_TOKENS = 32_768
@@ -26,37 +26,31 @@ _LEAST_RISE = 0.01
 """Share of the loss by which it must have risen over those evaluations: less is noise."""
 
 
-def within_budget(held_out: Sequence[EncodedExample], most_tokens: int = MOST_TOKENS) -> Sequence[EncodedExample]:
+def within_budget(held_out: Sequence[PackableExample], most_tokens: int = MOST_TOKENS) -> Sequence[PackableExample]:
     """Return the leading examples that hold at most `most_tokens`; always the same ones, so that losses compare."""
     ends = list(accumulate(len(example.input_ids) for example in held_out))
     return held_out[: max(1, bisect_right(ends, most_tokens))]
 
 
-def held_out_loss(gradient_step: GradientStep, held_out: Sequence[EncodedExample]) -> float:
-    """Return the mean cross-entropy a label token over the `within_budget` examples: labels count alike, not examples.
+def held_out_loss(gradient_step: GradientStep, held_out: Sequence[PackableExample]) -> float:
+    """Return the mean loss over the `within_budget` examples: a label token's, or what the objective divides by.
 
     The model is left in evaluation mode. Where memory runs out, a row is computed in halves; raises `RowTooLargeError`
     when a single example does not fit.
     """
     examples = within_budget(held_out)
     gradient_step.model.eval()
+    baseline = gradient_step.baseline(examples)
+
+    def compute_row(items: Sequence[int]) -> float:
+        row = lay_out(examples, items, gradient_step.device)
+        return float(gradient_step.row_sums(row, [examples[item] for item in items], baseline)[0])
+
     with torch.no_grad(), computing(), gradient_step.ready():
         gradient_step.fast.set_dropout_rng(None)
-        total = math.fsum(_summed_loss(gradient_step, examples, items) for items in gradient_step.assign_rows(examples))
-    return total / sum(example.labels for example in examples)
-
-
-def _summed_loss(gradient_step: GradientStep, examples: Sequence[EncodedExample], items: Sequence[int]) -> float:
-    try:
-        return float(gradient_step.summed_loss(lay_out(examples, items, gradient_step.device)))
-    except RuntimeError as problem:
-        if not out_of_memory(problem):
-            raise
-    torch.cuda.empty_cache()
-    half = len(items) // 2
-    if not half:
-        raise RowTooLargeError(len(examples[items[0]].input_ids))
-    return _summed_loss(gradient_step, examples, items[:half]) + _summed_loss(gradient_step, examples, items[half:])
+        rows = gradient_step.assign_rows(examples)
+        total = math.fsum(loss for items in rows for _, loss in in_halves(compute_row, items, examples))
+    return total / gradient_step.divisor(examples)
 
 
 def overfitting_warning(held_out: Sequence[tuple[int, float]], training: Sequence[tuple[int, float]]) -> str | None:

@@ -1,0 +1,61 @@
+"""The training job's data: what was read becomes tokens, a part of it held out; and what evaluations ask of it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lora_tui.config.models import Settings
+from lora_tui.engine.data.examples import Example
+from lora_tui.engine.data.read import ReadResult
+from lora_tui.engine.evaluation.held_out import held_out_order
+from lora_tui.engine.evaluation.own_prompts import RenderPrompt, asks_own_questions, own_prompts
+from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
+from lora_tui.engine.inference.token_choice import configured_stop_ids
+from lora_tui.engine.models.base_model import BaseModel
+from lora_tui.engine.models.loaded_checks import known_tokens, position_limit
+from lora_tui.engine.runtime.context import RunContext
+from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.judgement_data import JudgementDataset
+from lora_tui.engine.training.loop import TrainingSet
+from lora_tui.engine.training.packing import PackableExample
+
+
+def tokenised(
+    settings: Settings, base: BaseModel, data: ReadResult, folder: Path, documents: Mapping[int, str], *, resumed: bool
+) -> tuple[TrainingSet, Sequence[PackableExample]]:
+    """Return the data to train on, and what is held out of it: as when the run began, for one that goes on.
+
+    `documents` names the document that a question was asked about, by the question's digest.
+    """
+    tuning = settings.fine_tuning
+    training = tuning.training
+    stops, known = configured_stop_ids(base.model), known_tokens(base.model)
+    longest = min(training.max_length, position_limit(base.model) or training.max_length)
+    before = held_out_order(folder) if resumed else None
+    if tuning.method != "sft":
+        judged = JudgementDataset(
+            data.judgements,
+            base.tokenizer,
+            unpaired=tuning.method == "kto",
+            max_length=longest,
+            stops=stops,
+            known_tokens=known,
+        )
+        return judged, judged.hold_out(training.validation_share, training.seed, before)
+    keywords, share = tuning.sampling.keywords, training.reworded_share
+    dataset = TextDataset(data.examples, base.tokenizer, longest, keywords, stops, share, training.seed, known)
+    # A run that began without that file divided by questions alone.
+    divided_by = None if resumed else documents
+    return dataset, dataset.hold_out(training.validation_share, training.seed, divided_by, before)
+
+
+def prompts_to_ask(ctx: RunContext, render: RenderPrompt | None, examples: Sequence[Example]) -> list[TestPrompt]:
+    """Return the configured prompts, or those of the data itself where nobody wrote any and the documented do not fit.
+
+    `examples` are those that are trained on; whoever watches is warned where others had to be asked.
+    """
+    prompts, warning = resolve_prompts(ctx.settings.fine_tuning, examples)
+    if asks_own_questions(ctx.settings, examples):
+        return own_prompts(examples, render) or prompts
+    if warning:
+        ctx.warn(warning)
+    return prompts
