@@ -82,6 +82,13 @@ def choose_parallel(settings: FineTuning, device: torch.device) -> ParallelPlan 
     Raises `ConfigError` for what this machine does not have.
     """
     kind, wanted = settings.parallel, settings.devices
+    if settings.method != "sft":  # both answers of a preference, and what they are held against, stay in one place
+        if kind in ("ddp", "fsdp") or under_torchrun() is not None:
+            raise ConfigError(
+                f'fine_tuning.parallel: method = "{settings.method}" trains on one device. Set parallel = "none", and '
+                "start it without torchrun."
+            )
+        return None
     if (found := under_torchrun()) is not None:
         here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         chosen = "fsdp" if kind == "fsdp" else "ddp"

@@ -28,10 +28,11 @@ from lora_tui.engine.training.hooks import Hooks, StepReport, TrainingResult, Ve
 from lora_tui.engine.training.judgement_data import JudgementDataset, reference_log_probs, with_references
 from lora_tui.engine.training.memory import announced, apply_plan, plan_memory, used_megabytes
 from lora_tui.engine.training.objective import EncodedJudgement, objective_of
+from lora_tui.engine.training.optimizer import layers_with_gradient, make_optimizer
 from lora_tui.engine.training.packing import PackableExample
 from lora_tui.engine.training.ranks import LostRankError, OneRank, Ranks
 from lora_tui.engine.training.schedule import StepPlan, epoch_order, lr_factor, plan_epoch, steps_per_epoch, total_steps
-from lora_tui.engine.training.step import GradientStep, layers_with_gradient, make_optimizer
+from lora_tui.engine.training.step import GradientStep
 from lora_tui.engine.training.validation import held_out_loss
 from lora_tui.errors import LoraTuiError
 from lora_tui.text import count

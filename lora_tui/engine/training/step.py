@@ -1,11 +1,10 @@
-"""One optimizer step: the gradient of its examples' loss over packed rows, and the AdamW that takes it.
+"""One optimizer step: the gradient of its examples' loss over packed rows.
 
 The summed loss is divided by the label tokens of the *whole* step, not averaged a row at a time: a mean of means
 weights short answers more (transformers#34191). The backbone runs by hand so that the head sees the label positions
 alone; models whose head or attention is not plain take their own forward, one example a row.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from lora_tui.config.models import FineTuning
 from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.activation_memory import Recomputation
 from lora_tui.engine.models.build_lock import computing
@@ -406,44 +404,3 @@ def _has_plain_head(base: PreTrainedModel) -> bool:
     plain = type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
     transformed = any(getattr(config, name, None) not in (None, 1, 1.0) for name in _HEAD_TRANSFORMS)
     return plain and not transformed and hasattr(base, "base_model")
-
-
-def make_optimizer(model: nn.Module, settings: FineTuning) -> tuple[torch.optim.AdamW, dict[int, str]]:
-    """Return AdamW over what is trained, and the name of each parameter by its id.
-
-    LoRA's parameters and the others are groups with a learning rate and a weight decay each. With a ratio other than 1
-    the second matrices, with DoRA's magnitudes as in PEFT, are a group of their own (LoRA+, Hayou et al. 2024, arXiv
-    2402.12354). A group's peak rate is kept as ``peak_lr``.
-    """
-    options, ratio = settings.optimizer, settings.optimizer.loraplus_lr_ratio
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    second = {name for name in trained if ratio != 1 and (".lora_B." in name or ".lora_magnitude_vector." in name)}
-    first = {name for name in trained if "lora_" in name} - second
-    others = trained.keys() - first - second
-    groups = [
-        {
-            "params": [trained[name] for name in trained if name in group],
-            "lr": rate,
-            "peak_lr": rate,
-            "weight_decay": decay,
-        }
-        for group, rate, decay in (
-            (first, options.lora_lr, options.lora_weight_decay),
-            (second, options.lora_lr * ratio, options.lora_weight_decay),
-            (others, options.base_lr, options.base_weight_decay),
-        )
-        if group
-    ]
-    betas = (options.beta1, options.beta2)
-    optimizer = torch.optim.AdamW(groups, betas=betas, eps=options.eps, fused=True)
-    return optimizer, {id(parameter): name for name, parameter in trained.items()}
-
-
-def layers_with_gradient(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, bool]:
-    """Tell of each trained layer whether any of its parameters has a gradient that is not all zero."""
-    learns: defaultdict[str, bool] = defaultdict(bool)
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            layer = names[id(parameter)].partition(".lora_")[0]
-            learns[layer] |= parameter.grad is not None and bool(parameter.grad.any())
-    return learns

@@ -20,8 +20,9 @@ from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.hooks import Hooks
 from lora_tui.engine.training.loop import train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
+from lora_tui.engine.training.optimizer import make_optimizer
 from lora_tui.engine.training.pissa import initial_matrices
-from lora_tui.engine.training.step import GradientStep, make_optimizer
+from lora_tui.engine.training.step import GradientStep
 from lora_tui.errors import ConfigError, UsageError
 from tests.engine.tiny import make_model, tiny_settings
 from tests.engine.training.conftest import rows_of, stir

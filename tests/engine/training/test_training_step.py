@@ -12,9 +12,10 @@ from lora_tui.config.models import FineTuning
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.hooks import Hooks, StepReport
 from lora_tui.engine.training.loop import train_model
+from lora_tui.engine.training.optimizer import make_optimizer
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.schedule import epoch_order
-from lora_tui.engine.training.step import GradientStep, make_optimizer
+from lora_tui.engine.training.step import GradientStep
 from tests.engine.tiny import tiny_settings
 
 RATE, DECAY, BASE_RATE, BASE_DECAY = 3e-3, 0.1, 1e-3, 0.2
