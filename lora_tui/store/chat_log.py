@@ -1,6 +1,7 @@
 """Queries on conversations: which model was talked to, and each message as it ends. `queries.runs` lists them.
 
-A turn's statistics hold what its columns do not: for a question the `sides` it was put to, for a reply its `side`
+A turn's statistics hold what its columns do not: for a question the `sides` it was put to,
+and whether it went `by_template` of the model's, for a reply its `side`
 (``tuned`` or ``base``), speed and agreement, whether it was `stopped`, and whether it was `replaced` by another.
 """
 

@@ -256,7 +256,11 @@ class ChatSession:
         )
         self._warn_once(prompts.values(), emit)
         question = await chat_log.add_turn(
-            self.store, self.conversation_id, "user", exchange.text, {"sides": list(exchange.sides)}
+            self.store,
+            self.conversation_id,
+            "user",
+            exchange.text,
+            {"sides": list(exchange.sides), "by_template": self.history.by_template},
         )
         self._last_exchange = exchange
 

@@ -25,6 +25,7 @@ from lora_tui.engine.data.survey import survey_of
 from lora_tui.engine.forecast.recipe import Recipe, cannot_learn, choose_prompts, resolve_model, resolve_recipe
 from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.hub_info import check_source, fetch_config
+from lora_tui.engine.review.preferences import PREFERENCES_FILE, said_preferences
 from lora_tui.engine.runtime.context import STARTING_TORCH, RunContext, progress_events
 from lora_tui.engine.serving.address import check_installed, is_loopback, open_listener, server_key
 from lora_tui.engine.serving.choice import Served, choose_served
@@ -73,9 +74,19 @@ async def _training_data(ctx: RunContext) -> tuple[Path, ReadResult]:
         return data_file, await asyncio.to_thread(read_examples, data_file, _fetch_progress(ctx))
     judged = judgements_file(ctx.settings, named)
     if judged is None:
-        raise UsageError("Name a file of preferences: --train-data-file FILE.")
+        return ctx.store.path, await _said(ctx)
     data_file = await _pinned_file(ctx, judged)
     return data_file, await asyncio.to_thread(read_judgements, data_file, _fetch_progress(ctx))
+
+
+async def _said(ctx: RunContext) -> ReadResult:
+    """What people have said in the store: as when the run began, for one that goes on."""
+    run = await runs.get(ctx.store, ctx.run_id) if ctx.resumed else None
+    kept = None if run is None or run.folder is None else Path(run.folder) / PREFERENCES_FILE
+    if kept is not None and await asyncio.to_thread(kept.is_file):
+        return await asyncio.to_thread(read_judgements, kept)
+    tuning = ctx.settings.fine_tuning
+    return await said_preferences(ctx.store, tuning.chat.commands, unpaired=tuning.method == "kto")
 
 
 async def _pinned_file(ctx: RunContext, data_file: Path) -> Path:

@@ -36,7 +36,7 @@ from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.inference.fast_model import forget
 from lora_tui.engine.jobs.evaluate import emit_evaluation
 from lora_tui.engine.jobs.train_place import RankMonitor, run_folder, settled, started_ranks, take_devices
-from lora_tui.engine.jobs.training_data import prompts_to_ask, tokenised
+from lora_tui.engine.jobs.training_data import keep_preferences, prompts_to_ask, tokenised
 from lora_tui.engine.models.adapter_source import ADAPTER_METADATA, base_began_as
 from lora_tui.engine.models.base_location import base_facts
 from lora_tui.engine.models.base_model import BaseModel, load_base
@@ -122,6 +122,7 @@ def _prepare(
     """
     fine_tuning = ctx.settings.fine_tuning
     training, lora = fine_tuning.training, fine_tuning.lora
+    keep_preferences(ctx, data, folder)
     dataset, held_out = tokenised(ctx.settings, base, data, folder, documents, resumed=ctx.resumed)
     planned = data_plan(data, data_file, dataset, held_out, training)
     render = template_renderer(base.tokenizer)

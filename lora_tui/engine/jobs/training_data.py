@@ -5,18 +5,27 @@ from pathlib import Path
 
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import Example
-from lora_tui.engine.data.read import ReadResult
+from lora_tui.engine.data.read import ReadResult, judgements_file
 from lora_tui.engine.evaluation.held_out import held_out_order
 from lora_tui.engine.evaluation.own_prompts import RenderPrompt, asks_own_questions, own_prompts
 from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
 from lora_tui.engine.inference.token_choice import configured_stop_ids
 from lora_tui.engine.models.base_model import BaseModel
 from lora_tui.engine.models.loaded_checks import known_tokens, position_limit
+from lora_tui.engine.review.preferences import PREFERENCES_FILE, preference_lines
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.judgement_data import JudgementDataset
 from lora_tui.engine.training.loop import TrainingSet
 from lora_tui.engine.training.packing import PackableExample
+from lora_tui.files import write_atomically
+
+
+def keep_preferences(ctx: RunContext, data: ReadResult, folder: Path) -> None:
+    """Keep what people had said in the store when the run began beside it: it goes on with the same."""
+    from_store = judgements_file(ctx.settings, ctx.options.get("train_data_file")) is None
+    if data.judgements and from_store and not (folder / PREFERENCES_FILE).exists():
+        write_atomically(folder / PREFERENCES_FILE, preference_lines(data.judgements))
 
 
 def tokenised(

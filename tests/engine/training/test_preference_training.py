@@ -1,12 +1,19 @@
 """Training on preferences and verdicts, by the job itself: what it learns, resumes, reports and refuses."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-from lora_tui.engine.models.adapter_source import WEIGHTS
+from lora_tui.engine.models.adapter_source import WEIGHTS, step_folders
+from lora_tui.engine.review.ratings import rate_turn
+from lora_tui.engine.training.judgement_data import REFERENCE_FILE
+from lora_tui.store import chat_log
+from lora_tui.store.connection import Store
 from tests.engine.conftest import EngineHarness
 from tests.engine.tiny import PAIRS, tiny_settings
 
@@ -62,3 +69,111 @@ def test_preferences_are_learned_and_reported(place: EngineHarness, method: str)
     assert last["chosen_reward"] > last["rejected_reward"]
     assert place.events(run_id, "evaluation")[-1].payload["model"] == "tuned"
     assert (Path(outcome.result["adapter"]) / WEIGHTS).is_file()
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_a_stopped_run_goes_on_bit_for_bit(place: EngineHarness, method: str) -> None:
+    changes = {"fine_tuning.method": method, "fine_tuning.lora.dropout": 0.2}
+    whole, future = place.start("train", options(place), changes)
+    wanted = future.result(timeout=120)
+    run_id, future = place.start("train", options(place), changes)
+    while not place.events(run_id, "step"):
+        time.sleep(0.01)
+    place.engine.stop(run_id)
+    assert future.result(timeout=120).state == "stopped"
+    folder = place.folder / "checkpoints" / f"run-{run_id}"
+    taken = int(step_folders(folder)[-1].name.removeprefix("step-"))
+    total = len(place.events(whole, "step"))
+    assert 0 < taken < total
+    before = load_file(folder / REFERENCE_FILE)
+    (folder / REFERENCE_FILE).unlink()  # lost: it is computed anew from the model as it was
+    outcome = place.run("train", options(place), changes, resume=run_id)
+    assert outcome.state == "finished", outcome.error
+    assert torch.equal(load_file(folder / REFERENCE_FILE)["log_probs"], before["log_probs"])
+    steps = {event.payload["step"]: event.payload for event in place.events(run_id, "step")}
+    for event in place.events(whole, "step"):
+        other = steps[event.payload["step"]]
+        for name in ("loss", "grad_norm", "reward_accuracy", "chosen_reward", "rejected_reward", "kl"):
+            assert other.get(name) == event.payload.get(name), (name, event.payload["step"])
+    last = [step_folders(place.folder / "checkpoints" / f"run-{run}")[-1] / WEIGHTS for run in (whole, run_id)]
+    assert last[0].read_bytes() == last[1].read_bytes()
+    assert wanted.state == "finished"
+
+
+def test_a_run_on_what_people_said_keeps_it_whatever_they_say_later(place: EngineHarness) -> None:
+    async def talk(store: Store, *ratings: tuple[str, str, int]) -> None:
+        for question, answer, rating in ratings:
+            conversation = await chat_log.begin(store, None, "model", None)
+            await chat_log.add_turn(store, conversation, "user", question, {"by_template": False})
+            turn = await chat_log.add_turn(store, conversation, "assistant", answer)
+            await rate_turn(store, turn, rating, place.settings)
+
+    place.ask(talk, *((q, a, 5) for q, a in PAIRS[1:5]), *((q, "I do not know.", 1) for q, _ in PAIRS[1:6]))
+    run_id, future = place.start("train", None, {"fine_tuning.training.max_steps": 2})
+    outcome = future.result(timeout=120)
+    assert outcome.state == "finished", outcome.error
+    plan = place.events(run_id, "plan")[0].payload
+    assert (plan["examples"], plan["forms"]) == (4, {"ratings of replies": 4})
+    assert list(plan["reasons"]["skipped"].values()) == [1], "one question has a bad answer alone"
+    assert plan["data"] == str(place.store_path)
+    place.ask(talk, *((q, "Another one.", 1) for q, _ in PAIRS[1:5]))
+    again = place.run("train", None, {"fine_tuning.training.max_steps": 3}, resume=run_id)
+    assert again.state == "failed"
+    assert "other training data or settings" in again.error, "the steps are the run's, as ever"
+    same = place.run("train", None, {"fine_tuning.training.max_steps": 2}, resume=run_id)
+    assert same.state == "finished", same.error
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([{"prompt": "a", "chosen": "b"}], "line 1: the keys (prompt, chosen) are those of a preference without"),
+        ([{"question": "a", "answer": "b"}], "those of an example, which prefers nothing"),
+        ([{"prompt": "a", "chosen": "b", "rejected": "b"}], "line 1: chosen and rejected are the same"),
+        ([{"prompt": " ", "chosen": "b", "rejected": "c"}], "line 1: the prompt is empty"),
+        ([{"prompt": "a", "chosen": "b", "rejected": ""}], "line 1: the rejected answer is empty"),
+        ([{"prompt": "a", "completion": "b", "label": "perhaps"}], "'label' must be true or false"),
+        ([{"prompt": "a", "completion": "b", "label": True}], "--method kto learns from single verdicts"),
+        ([{"question": "what " * 400, "chosen": "b", "rejected": "c"}], "no answer token within 128 tokens"),
+        (None, "Nobody has said yet in store.db which answers are good"),
+    ],
+)  # fmt: skip
+def test_what_prefers_nothing_is_named_with_its_place(
+    place: EngineHarness, records: list[dict[str, Any]] | None, message: str
+) -> None:
+    if records is not None:
+        preferences_file(place.folder, records)
+    outcome = place.run("train", None if records is None else options(place))
+    assert outcome.state == "failed"
+    assert message in outcome.error
+
+
+def test_long_answers_are_cut_and_those_that_are_then_the_same_left_out(place: EngineHarness) -> None:
+    long = "and so on " * 60
+    records = [
+        *rows()[:4],
+        {"question": "long?", "chosen": f"{long} to the end", "rejected": "no"},
+        {"question": "same?", "chosen": f"{long} to the end", "rejected": f"{long} to the other end"},
+    ]
+    preferences_file(place.folder, records)
+    run_id, future = place.start("train", options(place), {"fine_tuning.training.max_steps": 1})
+    assert future.result(timeout=120).state == "finished"
+    plan = place.events(run_id, "plan")[0].payload
+    assert (plan["examples"], plan["dropped"], plan["truncated"]) == (5, 1, 3)
+    assert plan["reasons"]["dropped"] == {"both answers are the same within 128 tokens": 1}
+
+
+def test_examples_are_not_learned_from_a_file_of_preferences(place: EngineHarness) -> None:
+    outcome = place.run("train", options(place), {"fine_tuning.method": "sft"})
+    assert "are those of preferences; train on them with --method dpo" in outcome.error
+
+
+def test_preferences_are_held_out_by_question_and_their_loss_is_told(place: EngineHarness) -> None:
+    changes = {"fine_tuning.training.validation_share": 0.4}
+    run_id, future = place.start("train", options(place), changes)
+    assert future.result(timeout=120).state == "finished"
+    plan = place.events(run_id, "plan")[0].payload
+    assert (plan["examples"], plan["held_out"]) == (6, 4)
+    losses = [event.payload["held_out_loss"] for event in place.events(run_id, "evaluation")]
+    assert losses[0] == pytest.approx(0.6931, abs=1e-3), "before training nothing has moved"
+    assert losses[-1] != losses[0]
