@@ -17,6 +17,7 @@ import html
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from urllib.parse import unquote
 
 BLOT = "[redacted]"
@@ -137,6 +138,7 @@ def may_be_secret(text: str) -> bool:
     return may_hold_secret(text) or _LIKE_A_KEY_ALONE.fullmatch(text.strip()) is not None
 
 
+@lru_cache(maxsize=64)
 def is_placeholder(key: str) -> bool:
     """Return whether a key is only there because a client insists on one: ``ollama``, ``EMPTY``, ``sk-xxxx``, ``x``."""
     words = re.findall(r"[a-z]+|\d+", key.casefold())
@@ -213,7 +215,12 @@ def register_key_variable(name: str) -> None:
 
 def is_key_variable(name: str) -> bool:
     """Tell whether an environment variable is one for a key, by its name or because the configuration says so."""
-    return name in _named_variables or _KEY_VARIABLE.search(name.upper()) is not None
+    return name in _named_variables or _ends_like_a_key(name)
+
+
+@lru_cache(maxsize=1024)  # every message asks about every variable
+def _ends_like_a_key(name: str) -> bool:
+    return _KEY_VARIABLE.search(name.upper()) is not None
 
 
 def _key_values() -> list[str]:

@@ -9,14 +9,24 @@ this module loads nltk, so only jobs do.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from decimal import Decimal
 from functools import lru_cache
 
 from nltk.stem.porter import PorterStemmer
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 
-from lora_tui.scoring.words import content_tokens, is_number, is_unspaced, normalise, number_words, numbers, tokens
+from lora_tui.scoring.words import (
+    NUMERIC,
+    content_tokens,
+    is_number,
+    is_unspaced,
+    normalise,
+    number_words,
+    numbers,
+    tokens,
+)
 
 MAX_TOKENS = 40_000
 """Tokens of a text that BLEU and ROUGE look at, about 200 kB of English; what follows them is not compared."""
@@ -134,27 +144,43 @@ def agreement(a: str, b: str) -> float:
     return (token_f1(a, b) + most_urgent_first) / 2
 
 
-def grounding(answer: str, passage: str) -> float:
-    """Return the share of an answer's content words and numbers that occur in the passage.
+def grounding(answer: str, *passages: str) -> float:
+    """Return the share of an answer's content words and numbers that occur in the passages.
 
     Each counts once. Inflected English words are found by their Porter stem, numbers by their value alone, and scripts
     without spaces by pairs of neighbouring characters, because single characters occur everywhere. An answer of
     function words alone ("Yes.") is held against the passage word by word; an empty one gets 0.
     """
-    claimed, source = tokens(answer), tokens(passage)
+    claimed = tokens(answer)
     words, values = _terms(claimed), numbers(claimed)
     content = words - FUNCTION_WORDS
     if not content and not values:
         content = words
     if not content and not values:
         return 0.0
-    known = _terms(source) | {token for token in source if is_unspaced(token)}
-    missing = content - known
+    missing, unsupported = content, values
+    for passage in passages:
+        known, known_values = _said_in(passage)
+        missing, unsupported = missing - known, unsupported - known_values
     if missing:
-        stems = {_stem(word) for word in known}
-        missing = {word for word in missing if _stem(word) not in stems}
-    unsupported = values - numbers(source) - number_words(source)
+        known_stems = [_stems_in(passage) for passage in passages]
+        missing = {word for word in missing if not any(_stem(word) in stems for stems in known_stems)}
     return 1 - (len(missing) + len(unsupported)) / (len(content) + len(values))
+
+
+# A passage is asked about several times, by gates and by metrics, for each of its pairs.
+
+
+@lru_cache(maxsize=256)
+def _said_in(passage: str) -> tuple[Set[str], Set[Decimal | str]]:
+    """Return the terms of a passage and its numbers, in digits or in words."""
+    source = tokens(passage)
+    return _terms(source) | {token for token in source if is_unspaced(token)}, numbers(source) | number_words(source)
+
+
+@lru_cache(maxsize=256)
+def _stems_in(passage: str) -> Set[str]:
+    return {_stem(word) for word in _said_in(passage)[0]}
 
 
 @lru_cache(maxsize=20_000)  # 10 µs a word, and a folder's words come again and again
@@ -183,6 +209,8 @@ def likelihood(mean_log_probability: float) -> float:
 
 def _terms(found: Sequence[str]) -> set[str]:
     """Return the words among tokens; a run of unspaced characters gives its pairs, or itself if it is alone."""
+    if all(len(token) > 1 or token.isascii() for token in found):
+        return {token for token in found if token[0] not in NUMERIC or not is_number(token)}
     terms: set[str] = set()
     before = ""  # the unspaced character just passed, if any
     paired = False

@@ -50,6 +50,7 @@ class Store:
         self._connection = connection
         self._writing = asyncio.Lock()
         self._batches = Batches(self._run_together)
+        self._reads = Batches(self._read_all)
         self._check: Callable[[Store], Awaitable[None]] | None = None
         self.path = path
         self.warning = warning
@@ -91,6 +92,7 @@ class Store:
         checked = copy.copy(self)
         checked._check = check
         checked._batches = Batches(checked._run_together)
+        checked._reads = Batches(checked._read_all)
         return checked
 
     async def close(self) -> None:
@@ -186,8 +188,26 @@ class Store:
         return result
 
     async def read_together(self, work: Callable[["Store"], Awaitable[T]]) -> T:
-        """Run several reads with one change of threads; what is said of `work` in `together` holds here."""
-        return await self._in_thread(lambda direct: run_to_end(work(direct)))
+        """Run several reads with one change of threads, and what others read at the moment.
+
+        What is said of `work` in `together` holds here.
+        """
+        result: T = await self._reads.run(work)
+        return result
+
+    async def _read_all(self, works: Sequence[Callable[["Store"], Awaitable[Any]]]) -> list[Any]:
+        """Run works that read; returns what each returned, or the exception that it raised."""
+
+        def run(direct: "Store") -> list[Any]:
+            outcomes = list[Any]()
+            for work in works:
+                try:
+                    outcomes.append(run_to_end(work(direct)))
+                except Exception as problem:  # noqa: BLE001  # whose it is will raise it
+                    outcomes.append(problem)
+            return outcomes
+
+        return await self._in_thread(run)
 
     async def _run_together(self, works: Sequence[Callable[["Store"], Awaitable[Any]]]) -> list[Any]:
         """Run works as one transaction; returns what each returned, or the exception that it raised."""

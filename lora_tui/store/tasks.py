@@ -52,6 +52,12 @@ async def task_by_key(store: Store, run_id: int, kind: str, key: str) -> TaskRow
     return await store.one(TaskRow, "SELECT * FROM tasks WHERE run_id=? AND kind=? AND key=?", (run_id, kind, key))
 
 
+async def keys_of_kind(store: Store, run_id: int, kind: str) -> frozenset[str]:
+    """Return the keys of all tasks of a kind."""
+    rows = await store.tuples("SELECT key FROM tasks WHERE run_id=? AND kind=?", (run_id, kind))
+    return frozenset(key for (key,) in rows)
+
+
 async def last_number(store: Store, run_id: int, kind: str) -> int:
     """Return the highest number among the keys of a kind's tasks, 0 where there is none."""
     sql = "SELECT COALESCE(MAX(CAST(key AS INTEGER)), 0) FROM tasks WHERE run_id=? AND kind=?"

@@ -230,3 +230,11 @@ def test_what_follows_the_cap_is_not_compared() -> None:
     same = "x " * MAX_TOKENS
     assert rouge(same + "y", same + "z")["rougeL"] == bleu(same + "y", same + "z") == 1
     assert exact_match(same + "y", same + "z") == 0
+
+
+@pytest.mark.parametrize(
+    "answer", ["Alloys of copper and tin", "3 towers, 10100 tonnes", "It was in the", "Celery.", ""]
+)
+def test_grounding_in_several_texts_is_that_in_all_of_them_together(answer: str) -> None:
+    parts = (PASSAGE, "Bronze is an alloy of copper.", "How many towers are there?")
+    assert grounding(answer, *parts) == grounding(answer, "\n".join(parts))

@@ -1,7 +1,9 @@
+import random
 from decimal import Decimal
 
 import pytest
 
+from lora_tui.scoring import words
 from lora_tui.scoring.words import normalise, number_words, numbers, question_key, tokens
 
 
@@ -96,3 +98,13 @@ def test_number_words_have_values() -> None:
 
 def test_the_key_of_a_question_ignores_case_signs_and_spaces() -> None:
     assert question_key("What is  LoRA?") == question_key("what is LORA") != question_key("What is a LoRA rank?")
+
+
+def test_a_text_cut_at_white_space_first_has_the_tokens_of_the_whole() -> None:
+    rng = random.Random(5)
+    characters = "ab zÉ9.,-–−_'’\"%+#=<>$€()[]`*\n\t ½²10 1,200.5 U.S. c++ c# don't"
+    characters += " ﬁ 中文 ไทย \u200b\u00ad\u0301 İ ß 3.14 -5 2-5 .5 |"
+    for _ in range(3000):
+        text = "".join(rng.choice(characters) for _ in range(rng.randrange(40)))
+        whole = words._tokens_of_part(words._folded(text).translate(words._TABLE))
+        assert tuple(tokens(text)) == (whole or tuple(words._folded(text).split())), text

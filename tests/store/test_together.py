@@ -1,6 +1,7 @@
 """Works that are done together: each whole or not at all, in few transactions, in the connection's thread."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -134,3 +135,22 @@ def test_a_full_disk_is_told_to_all_and_leaves_nothing_half_done(tmp_path: Path)
     assert all(isinstance(one, StoreError) and "is full" in str(one) for one in told), outcomes
     kept = [("small",), ("later",)] if len(told) == 1 else []
     assert stored == [1, *kept, ("afterwards",)], "what was told as failed is not there, what was not is"
+
+
+def test_reads_of_one_moment_share_a_change_of_threads_and_fail_alone(tmp_path: Path) -> None:
+    async def scenario(store: Store, run_id: int) -> None:
+        seen: list[int] = []
+
+        async def count(t: Store) -> int:
+            seen.append(id(t))
+            return int(await t.value("SELECT COUNT(*) FROM tasks"))
+
+        async def fail(t: Store) -> int:
+            return int(await t.value("SELECT nothing FROM nowhere"))
+
+        found = await asyncio.gather(*map(store.read_together, (count, fail, count)), return_exceptions=True)
+        assert found[0] == found[2] == 0
+        assert isinstance(found[1], sqlite3.OperationalError)
+        assert seen[0] == seen[1], "the same turn in the connection's thread"
+
+    asyncio.run(opened(tmp_path / "s.db", scenario))

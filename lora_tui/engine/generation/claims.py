@@ -7,6 +7,9 @@ on the labelled pairs of the tests.
 """
 
 import re
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import islice
 
 from lora_tui.engine.generation.stated_numbers import TENS, UNITS
 from lora_tui.scoring.metrics import FUNCTION_WORDS, grounding
@@ -126,6 +129,8 @@ _SENTENCE_BREAK = re.compile(r"(?<=[.!?:])\s+|\n+")
 
 def without_quoted_settings(answer: str, passage: str) -> str:
     """Return an answer without what it quotes of the passage's code: a name with its value, ``offset=(0, -1)``."""
+    if "=" not in answer:
+        return answer
     there = "".join(passage.split())
 
     def quoted(found: re.Match[str]) -> str:
@@ -141,7 +146,7 @@ def with_neighbours(evidence: str, passage: str) -> str:
     if not evidence.strip() or start < 0:
         return evidence
     end = start + len(evidence.strip())
-    ends = [found.start() for found in _SENTENCE_BREAK.finditer(passage, end)][:2]
+    ends = [found.start() for found in islice(_SENTENCE_BREAK.finditer(passage, end), 2)]
     following = passage[end : ends[-1] if ends else len(passage)]
     return f"{evidence} {following[:_LONGEST_NEIGHBOUR]}"
 
@@ -160,6 +165,7 @@ def _is_derived(name: str, text: str) -> bool:
     )
 
 
+@lru_cache(maxsize=256)
 def _name_key(text: str) -> str:
     """Return a text for looking up names: case-folded, without markup and brackets of calls."""
     return re.sub(r"[`*\"“”'\[\]]|\(\)", " ", text.replace("++", " ")).casefold() + " " + text.casefold()
@@ -181,7 +187,8 @@ def _holds(text: str, name: str) -> bool:
 
 def off_the_passage(answer: str, passage: str, question: str) -> str | None:
     """Return what of an answer speaks of something that passage and question do not."""
-    source = f"{passage}\n{_joined(passage)}\n{question}"
+    joined = _joined(passage)
+    source = (passage, question) if joined == passage else (passage, joined, question)
     if _is_foreign(answer, source):
         return answer
     if _is_off(answer, source, MIN_GROUNDING):
@@ -193,20 +200,20 @@ def off_the_passage(answer: str, passage: str, question: str) -> str | None:
     return None
 
 
-def _is_foreign(answer: str, source: str) -> bool:
+def _is_foreign(answer: str, source: Sequence[str]) -> bool:
     """Tell whether an answer of up to three words, none of them a number, has not one from the source: "Celery."."""
     said = tokens(answer)
     if len(said) > _MOST_OF_A_NAME or any(word[0].isdigit() or word in _COUNTING for word in said):
         return False
     content = set(said) - FUNCTION_WORDS - _LIGHT - {"yes", "no"}
-    return bool(content) and grounding(" ".join(sorted(content)), source) == 0
+    return bool(content) and grounding(" ".join(sorted(content)), *source) == 0
 
 
-def _is_off(text: str, source: str, least: float) -> bool:
+def _is_off(text: str, source: Sequence[str], least: float) -> bool:
     """Tell whether less than that share of a text's content words are in the source, and more than a few are not."""
     plain = [word for word in tokens(text) if not is_number(word)]  # numbers are looked at elsewhere
     words = " ".join(word for word in plain if word not in _LIGHT and word not in UNITS and word not in TENS)
-    share = grounding(words, source)
+    share = grounding(words, *source)
     missing = round((1 - share) * len(set(words.split()) - FUNCTION_WORDS))
     return share < least and missing >= (_MIN_MISSING if share < _NEXT_TO_NOTHING else _MIN_MISSING + 1)
 

@@ -36,6 +36,7 @@ _LOOK_ALIKES = str.maketrans(
 )
 _LEET = str.maketrans("0134578@$!|€", "oieastbasile")
 _LEET_WORD = re.compile(r"(?<!\S)(?=\S*[a-z])(?=\S*[0-9@$!|€])[a-z0-9@$!|€]{3,}(?=[\s.,;:?]|$)")
+_BESIDE_LETTER = re.compile("[a-z][0-9@$!|€]|[0-9@$!|€][a-z]")  # in every `_LEET_WORD`
 _SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][ ._*\-]){3,}[^\W_](?![^\W_])")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")
 _SENTENCE = re.compile(r"[^.!?\n。！？]*(?:[.!?。！？]+|\n|$)")
@@ -64,7 +65,7 @@ def _shown(found: str | None) -> str | None:
     return " ".join(found.split())[:80].strip(" ,.;:!?([\"'–—-") or found
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=1024)
 def without_instructions(passage: str) -> str:
     """Return a passage whose sentences that speak to a model are left out, and say so; for the eyes of a judge."""
     if _search(passage) is None:
@@ -82,7 +83,7 @@ def without_instructions(passage: str) -> str:
     return shown
 
 
-@lru_cache(maxsize=512)  # a passage is looked at when it is written about, and again for each judge of its pairs
+@lru_cache(maxsize=4096)  # a passage is looked at when it is written about, and again for each judge of its pairs
 def _search(text: str) -> str | None:
     text = text[:MAX_CHARACTERS]
     for reading in _readings(text):
@@ -120,8 +121,10 @@ def _readings(text: str) -> Iterator[str]:
     folded = _folded(text)
     seen = set()
     joined = _SPACED.sub(lambda match: re.sub(r"[ ._*\-]", "", match.group()), folded)
-    latin = joined.translate(_LOOK_ALIKES)
-    leet = _LEET_WORD.sub(lambda match: match.group().translate(_LEET), latin)
+    latin = joined if joined.isascii() else joined.translate(_LOOK_ALIKES)
+    leet = latin
+    if _BESIDE_LETTER.search(latin):
+        leet = _LEET_WORD.sub(lambda match: match.group().translate(_LEET), latin)
     for reading in (folded, joined, latin, leet, *_decoded(text)):
         if reading not in seen:
             seen.add(reading)
@@ -130,8 +133,11 @@ def _readings(text: str) -> Iterator[str]:
 
 def _folded(text: str) -> str:
     """Return a text without case, accents, hidden characters, and markup inside words; white space as one space."""
-    plain = unicodedata.normalize("NFKC", text.translate(_HIDDEN))
-    plain = unicodedata.normalize("NFC", unicodedata.normalize("NFD", plain.casefold()).translate(_MARKS))
+    if text.isascii():
+        plain = text.lower()
+    else:
+        plain = unicodedata.normalize("NFKC", text.translate(_HIDDEN))
+        plain = unicodedata.normalize("NFC", unicodedata.normalize("NFD", plain.casefold()).translate(_MARKS))
     plain = re.sub(r"[*`~]+|(?<=\w)_(?=\w)", lambda match: " " if match.group() == "_" else "", plain)
     return re.sub(r"[^\S\n]+", " ", re.sub("[\u2018\u2019\u02bc]", "'", plain))
 

@@ -7,31 +7,65 @@ without thinking of this: `PrefilteredPatterns.search` finds what a plain loop o
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from re import _constants, _parser  # type: ignore[attr-defined]  # the parser of `re`, which typeshed leaves out
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 _MOST_ALTERNATIVES = 60
+_GRAM = 4
+_PLACES = np.array([[2654435761], [2246822519], [3266489917], [668265263]], dtype=np.uint32)
 
 
 class PrefilteredPatterns:
-    """Expressions in their order, each tried only on a text that holds the literals it needs."""
+    """Expressions in their order, each tried only on a text that holds the literals it needs.
+
+    Most literals are absent: for those of four letters and more, a table of the runs of four in the text tells.
+    """
 
     def __init__(self, patterns: Iterable[re.Pattern[str]]) -> None:
         self.patterns = tuple(patterns)
         self._needed = [required_literals(pattern) for pattern in self.patterns]
-        self._literals = sorted({literal for needed in self._needed for choice in needed for literal in choice})
+        literals = sorted({literal for needed in self._needed for choice in needed for literal in choice})
+        self._short = [literal for literal in literals if len(literal) < _GRAM]
+        self._long = [literal for literal in literals if len(literal) >= _GRAM]
+        self._starts = np.array([_grams(literal[:_GRAM])[0] for literal in self._long], dtype=np.uint32)
 
     def candidates(self, text: str) -> Iterator[re.Pattern[str]]:
         """Yield the expressions that may match a text."""
-        absent = {literal for literal in self._literals if literal not in text}
+        maybe = [self._long[place] for place in np.flatnonzero(_table(text)[self._starts]).tolist()]
+        there = {literal for literal in (*self._short, *maybe) if literal in text}
         for pattern, needed in zip(self.patterns, self._needed, strict=True):
-            if not any(choice <= absent for choice in needed):
+            for choice in needed:
+                if choice.isdisjoint(there):
+                    break
+            else:
                 yield pattern
 
     def search(self, text: str) -> re.Match[str] | None:
         """Return the match of the first expression that is found in a text, or None."""
         found = (pattern.search(text) for pattern in self.candidates(text))
         return next((match for match in found if match is not None), None)
+
+
+def _grams(text: str) -> NDArray[np.uint32]:
+    """Return a hash in 0-65535 of each run of four characters of a text, shape ``(characters - 3,)``."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    runs = len(codes) - _GRAM + 1
+    mixed = np.zeros(max(0, runs), np.uint32)
+    for place in range(_GRAM if runs > 0 else 0):
+        mixed += codes[place : place + runs] * _PLACES[place]
+    return mixed >> np.uint32(16)
+
+
+@lru_cache(maxsize=2)  # two sets of patterns are held against a text
+def _table(text: str) -> NDArray[np.bool_]:
+    """Return for each hash of a run of four characters whether a text may hold it, shape ``(65536,)``."""
+    table = np.zeros(1 << 16, np.bool_)
+    table[_grams(text)] = True
+    return table
 
 
 def required_literals(pattern: re.Pattern[str]) -> list[frozenset[str]]:

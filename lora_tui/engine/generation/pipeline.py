@@ -42,6 +42,9 @@ _MOST_PER_CALL = 5
 _MOST_RUNNING = 2
 """Tasks that may run, for each call that may be under way: the others are stored, measured and decided."""
 
+_AHEAD = 16
+"""Where many calls are in flight, a sixteenth of them is planned at a time, in one transaction."""
+
 _PROGRESS_SECONDS = 0.3
 
 _FILE_SECONDS = 5.0
@@ -149,6 +152,7 @@ class Pipeline:
         self._running: dict[asyncio.Task[None], TaskRow] = {}
         self._ended: list[asyncio.Task[None]] = []  # of those running, that have ended and are not collected yet
         self._has_ended = asyncio.Event()  # a task, or the endpoint's part of one
+        self._waiters: dict[asyncio.Event, asyncio.Task[object]] = {}
         self._answered: set[int] = set()  # tasks (ids) of those running that the endpoint has done its part of
         self._judging = 0  # of those running
         self._suspended: dict[int, tuple[TaskRow, str]] = {}  # failed tasks by id, with the reason
@@ -189,6 +193,8 @@ class Pipeline:
             return RunEnd.STOPPED
         finally:
             await self._cancel_running()
+            for waiter in self._waiters.values():
+                waiter.cancel()
 
     async def _apply_requests(self) -> None:
         """Do what people have asked for since the last turn."""
@@ -224,7 +230,8 @@ class Pipeline:
             if found:
                 self._start(found[0])
                 continue
-            wanted = max(1, min(self._capacity, self._progress.wanted // _MOST_PER_CALL))
+            wanted = max(self._capacity, self._progress.concurrency // _AHEAD)
+            wanted = max(1, min(wanted, self._progress.wanted // _MOST_PER_CALL))
             if not await self._workers.planner.plan(wanted) and self._reading is not None:
                 self._waits_for_files = True
                 self._reading.wanted.set()
@@ -305,8 +312,12 @@ class Pipeline:
 
     async def _wait(self, seconds: float | None = None) -> None:
         """Return when a task has ended, people ask for something or the run is to stop; after `seconds` at most."""
-        if not self._has_ended.is_set():
-            await _wait_for_any(self._has_ended, self._ctx.stop_async, self._control.changed, seconds=seconds)
+        if self._has_ended.is_set():
+            return
+        for event in (self._has_ended, self._ctx.stop_async, self._control.changed):
+            if event not in self._waiters or self._waiters[event].done():  # kept: this is waited for again and again
+                self._waiters[event] = asyncio.create_task(event.wait())
+        await asyncio.wait(self._waiters.values(), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
     async def _collect_ended(self) -> None:
         self._has_ended.clear()

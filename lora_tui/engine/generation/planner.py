@@ -18,8 +18,9 @@ import itertools
 import random
 import sys
 from collections import Counter, defaultdict, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass
+from functools import partial
 from types import MappingProxyType
 
 from lora_tui.config.generation import DataGeneration
@@ -123,6 +124,18 @@ def pairs_by_call(chosen: DataGeneration) -> list[int]:
     return [most] * calls + ([rest] if rest else [])
 
 
+@dataclass(frozen=True, slots=True)
+class _PlannedCall:
+    """A call that is planned next: passage (by position), how many pairs, the topic and pass it belongs to."""
+
+    source: Source
+    position: int
+    count: int
+    key: str
+    area: str
+    round: int
+
+
 class Planner:
     """Plans the tasks of a run, pass after pass without an end; `round` is the current pass, `slots` the counts.
 
@@ -168,6 +181,7 @@ class Planner:
         self._early = 0  # files in a row that had no turn before the folder was read
         self._new_passages: deque[tuple[Source, int]] = deque()
         self.add_new_passages(new_passages)
+        self._planned_before: Set[str] | None = None  # keys of what an earlier process has planned
         self.slots = SlotCounts()
         self.round = first_round
 
@@ -197,27 +211,42 @@ class Planner:
 
     async def plan(self, wanted: int) -> int:
         """Store up to `wanted` more pending tasks and return how many: fewer where more has to be read first."""
-        added = 0
-        while added < wanted and (call := self._next_call()) is not None:
+        if self._planned_before is None:
+            self._planned_before = await tasks.keys_of_kind(self._store, self._run_id, GENERATE)
+        calls: list[_PlannedCall] = []
+        areas = self.slots.counts["area"].copy()
+        while len(calls) < wanted and (call := self._next_call()) is not None:
             source, position, count, key = call
-            if await tasks.task_by_key(self._store, self._run_id, GENERATE, key) is not None:
-                continue  # planned before the run was interrupted
+            if key in self._planned_before:
+                continue  # before the run was interrupted
             area = ""
             if self._turns is not None and self.tree is not None:
                 if position is None:
-                    position = self._turns.take(source.path, self.slots.counts["area"])
+                    position = self._turns.take(source.path, areas)
                 area = str(self.tree.topic_of(source.document_id, position) or "")
-            row = await store_generation.chunk_at(self._store, source.document_id, self._corpus.chunking, position or 0)
+            areas[area] += count
+            calls.append(_PlannedCall(source, position or 0, count, key, area, self.round))
+        if not calls:
+            return 0
+        rows = await self._store.read_together(partial(self._rows_of, calls))
+        planned: list[NewTask] = []
+        for one, row in zip(calls, rows, strict=True):
+            rng = random.Random(f"{self._chosen.seed}/{one.key}")  # noqa: S311  # variety, no secret
+            slot = self.slots.draw(self._topics_of(row, one.source.path), rng, one.area)
+            self.slots.add(slot, one.count)
+            known = {**asdict(slot), "count": one.count}
+            planned.append(NewTask(GENERATE, one.key, row.id, round=one.round, source=one.source.path, slot=known))
+        await self._store.together(lambda t: tasks.add_tasks(t, self._run_id, planned))
+        return len(planned)
+
+    async def _rows_of(self, calls: Sequence["_PlannedCall"], t: Store) -> list[ChunkRow]:
+        """Return the passages of calls."""
+        rows = []
+        for one in calls:
+            row = await store_generation.chunk_at(t, one.source.document_id, self._corpus.chunking, one.position)
             assert row is not None, "the reader has stored it"
-            slot = self.slots.draw(self._topics_of(row, source.path), random.Random(f"{self._chosen.seed}/{key}"), area)  # noqa: S311
-            task = NewTask(
-                GENERATE, key, row.id, round=self.round, source=source.path, slot={**asdict(slot), "count": count}
-            )
-            async with self._store.transaction() as t:
-                await tasks.add_tasks(t, self._run_id, [task])
-            self.slots.add(slot, count)
-            added += 1
-        return added
+            rows.append(row)
+        return rows
 
     def _next_call(self) -> tuple[Source, int | None, int, str] | None:
         """Return the next call's file, passage (None: its turn decides), pairs and key; None where there is none yet.
@@ -285,8 +314,7 @@ class Planner:
     ) -> PairRequest:
         """Return the request that a planned task sends to the model."""
         own = self._topics_of(row, task.source)
-        runs = (self._run_id, *self._earlier_runs)
-        most = _MAX_AVOIDED_BUILTIN if self._chosen.model == BUILTIN else _MAX_AVOIDED
+        asked, quoted = await self._store.read_together(partial(self._said_about, row))
         rng = random.Random(f"{self._chosen.seed}/{task.key}/topics")  # noqa: S311  # variety, no secret
         return PairRequest(
             passage=row.passage,
@@ -294,17 +322,29 @@ class Planner:
             count=int(task.slot["count"]),
             further_topics=further_topics(self._chosen.topics or self._corpus.topics, own, rng),
             directives=tuple(directives),
-            avoid=tuple(await store_generation.questions_of_chunk(self._store, runs, row.id, most)),
+            avoid=tuple(asked),
             opening=await self._opening(row),
-            focus=await self._focus_of(task, row),
+            focus=self._focus_of(task, row, quoted),
             steering=steering,
         )
 
-    async def _focus_of(self, task: TaskRow, row: ChunkRow) -> tuple[str, ...]:
-        """Return sentences of a passage that nothing was asked about; none for the model that keeps count itself."""
-        if self._turns is None or self._chosen.model == BUILTIN:
+    async def _said_about(self, row: ChunkRow, t: Store) -> tuple[list[str], list[str]]:
+        """Return questions on a passage, which a request is to avoid, and what was quoted of it."""
+        runs = (self._run_id, *self._earlier_runs)
+        most = _MAX_AVOIDED_BUILTIN if self._chosen.model == BUILTIN else _MAX_AVOIDED
+        asked = await store_generation.questions_of_chunk(t, runs, row.id, most)
+        quoted = await store_generation.evidence_of_chunk(t, self._run_id, row.id) if self._has_focus else []
+        return asked, quoted
+
+    @property
+    def _has_focus(self) -> bool:
+        """Whether requests name sentences of the passage: not to the model that keeps count itself."""
+        return self._turns is not None and self._chosen.model != BUILTIN
+
+    def _focus_of(self, task: TaskRow, row: ChunkRow, quoted: Sequence[str]) -> tuple[str, ...]:
+        """Return sentences of a passage that nothing was asked about."""
+        if not self._has_focus:
             return ()
-        quoted = await store_generation.evidence_of_chunk(self._store, self._run_id, row.id)
         rng = random.Random(f"{self._chosen.seed}/{task.key}/focus")  # noqa: S311  # variety, no secret
         return self._focus.take(row.id, task.id, row.text, quoted, int(task.slot["count"]), rng)
 

@@ -165,6 +165,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"[^\W\d_]+", text.casefold()))
 
 
+@lru_cache(maxsize=256)
 def _language(words: frozenset[str]) -> str:
     """Return the language of which the most common words are among these; empty where two have as many."""
     hits = sorted(((len(words & common), name) for name, common in _COMMON.items()), reverse=True)

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import accumulate
 
 _TAG = re.compile(r"<!--.*?-->|</?[a-zA-Z][^<>]*>", re.DOTALL)
 _IMAGE = re.compile(r"!\[([^\]\[]*)\](?:\([^()\s]*(?:\s+\"[^\"]*\")?\)|\[[^\]\[]*\])")
@@ -20,6 +21,14 @@ _LIST_MARK = re.compile(r"^[ \t>]*(?:\d{1,3}[.)]|[a-z][.)])[ \t]+", re.MULTILINE
 _ELLIPSIS = re.compile(r"\s*(?:\[?\.\.\.\]?|\[?…\]?)\s*")
 _SIGNIFICANT = frozenset("%+=<>")
 _MINUS = frozenset("-\u2010\u2011\u2012\u2013\u2212")
+
+# What most texts consist of: no marks, no digits but 0-9, no characters that nobody sees, no script without spaces.
+_USUAL = re.compile("[\\x00-\x7f\xa0-\xac\xae-\u024f\u2010-\u2027\u2030-\u205e\u20ac\u2212]*")
+_READ = re.compile(
+    r"(?:(?<![^\W_])[\-\u2010-\u2013\u2212](?=[0-9]))?[^\W_]+(?:(?<=[0-9])[.,](?=[0-9])[^\W_]+)*"
+    r"|[%+=<>$\xa2-\xa5\u20ac]"
+)
+_PLAIN_MINUS = str.maketrans(dict.fromkeys(_MINUS, "-"))
 
 
 def is_quoted(evidence: str, passage: str) -> bool:
@@ -73,6 +82,14 @@ def _without_images(text: str) -> str:
 def _read_of(text: str, form: Callable[[str], str]) -> tuple[str, frozenset[int]]:
     """Return what is read of a text, and the places in it where a word begins, its end included."""
     folded = unicodedata.normalize("NFKC", form(text)).casefold()
+    if _USUAL.fullmatch(folded):
+        runs = _READ.findall(folded)
+        return "".join(runs).translate(_PLAIN_MINUS), frozenset(accumulate(map(len, runs), initial=0))
+    return _read_one_by_one(folded)
+
+
+def _read_one_by_one(folded: str) -> tuple[str, frozenset[int]]:
+    """Return what is read of a folded text in any script, character by character."""
     kept: list[str] = []
     starts = {0}
     apart = True  # from what was kept before

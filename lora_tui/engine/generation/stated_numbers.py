@@ -57,6 +57,7 @@ _LIST_NUMBER = re.compile(r"^\s*\d+[.)]\s", re.MULTILINE)
 _INSIDE_WORD = re.compile(r"(?<=[^\W\d_])\d+|\d+(?=[^\W\d_])")
 _ITEM = r"(?:[^\s,;:.]+\s+){0,3}[^\s,;:.]+"
 _LISTED = re.compile(rf"{_ITEM}(?:,\s+{_ITEM})+,?\s+(?:and|or)\s+{_ITEM}")
+_AND_OR = re.compile(r"\s(?:and|or)\s")
 _BETWEEN = re.compile(r",\s+(?:(?:and|or)\s+)?|\s+(?:and|or)\s+")
 _ARGUMENTS = re.compile(r"[(\[]([^()\[\]\n]{3,300})[)\]]")
 _ALTERNATIVE = re.compile(
@@ -359,6 +360,8 @@ def _counted(text: str) -> set[tuple[str, str]]:
 
 def _listed(text: str) -> int:
     """Return how many things the longest list of a text names, if that is three or more, or two behind a colon."""
-    found = [len(_BETWEEN.split(one.group())) for one in _LISTED.finditer(text)]
+    found = []
+    if "," in text and _AND_OR.search(text):
+        found = [len(_BETWEEN.split(one.group())) for one in _LISTED.finditer(text)]
     found += [one.group(1).count(",") + 1 for one in _ARGUMENTS.finditer(text)]
     return max([*found, len(_BULLET.findall(text)), 2 if _TWO.search(text) or _ALTERNATIVE.search(text) else 0])

@@ -42,7 +42,7 @@ from lora_tui.store.rows import ChunkRow, Decision, NewTask, PairRow, TaskRow
 from lora_tui.text import count, dollars, one_line
 
 _PAGE = 500
-_CHUNKS_AT_HAND = 512
+_CHUNKS_AT_HAND = 1024
 
 _INSTRUCTION_TOKENS = 600
 """Tokens of a judge's instructions and reply, about, until its first judgement has shown how many it takes."""
@@ -405,7 +405,7 @@ class Workers:
     async def _chunk(self, chunk_id: str | None) -> ChunkRow:
         """Return a passage; those of the last calls are at hand, since the judges of a pair follow its writer."""
         if (known := self._chunks.pop(chunk_id or "", None)) is None:
-            known = await store_generation.chunk(self.store, chunk_id or "")
+            known = await self.store.read_together(lambda t: store_generation.chunk(t, chunk_id or ""))
             assert known is not None, "tasks and pairs refer to stored chunks"
         self._chunks[known.id] = known
         if len(self._chunks) > _CHUNKS_AT_HAND:

@@ -133,3 +133,16 @@ def test_configured_topics_take_the_place_of_the_folders_own(tmp_path: Path) -> 
         assert set((await planner.request(task, row, [])).further_topics) == {"clocks", "tides"}
 
     with_planner(tmp_path, story, chosen(topics=("clocks", "tides")))
+
+
+def test_many_calls_are_planned_at_once_as_one_after_the_other(tmp_path: Path) -> None:
+    async def story(store: Store, run_id: int, planner: Planner) -> None:
+        other_run = await runs.create(store, "generate", {}, {})
+        await planner.plan(8)
+        single = Planner(store, other_run, planner._corpus, chosen(pairs=3), 1)
+        for _ in range(8):
+            await single.plan(1)
+        query = "SELECT key, chunk_id, CAST(slot AS TEXT) FROM tasks WHERE run_id=? ORDER BY id"
+        assert await store.tuples(query, (run_id,)) == await store.tuples(query, (other_run,))
+
+    with_planner(tmp_path, story, chosen(pairs=3))

@@ -1,7 +1,11 @@
 """Evidence is held against the passage as it is read, so that markup and hyphens refuse nobody."""
 
+import random
+import unicodedata
+
 import pytest
 
+from lora_tui.engine.generation import quotations
 from lora_tui.engine.generation.quotations import is_quoted, says_something
 
 PASSAGE = (
@@ -65,3 +69,13 @@ def test_a_short_quotation_must_say_something() -> None:
 def test_a_long_passage_is_read_in_bounded_time() -> None:
     for piece in ("[a](", "![", "<a ", "a-\n", "… ", "1. "):
         assert not is_quoted("nothing of it", piece * 20_000)
+
+
+def test_usual_texts_are_read_at_once_as_they_are_one_character_after_the_other() -> None:
+    rng = random.Random(5)
+    characters = "ab zÉ9.,-–−_'’\"%+=<>$€¢()[]`*\n\t ½10 1,200.5 x.y 3.14 -5 2-5 .5 ..6 1.2.3 — …"
+    for _ in range(3000):
+        text = "".join(rng.choice(characters) for _ in range(rng.randrange(30)))
+        folded = unicodedata.normalize("NFKC", text).casefold()
+        assert quotations._USUAL.fullmatch(folded), "else nothing is compared"
+        assert quotations._read_of(text, str) == quotations._read_one_by_one(folded), text

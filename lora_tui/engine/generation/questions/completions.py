@@ -10,6 +10,7 @@ Pure functions of text, tested without torch.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lora_tui.engine.generation.questions import english
 from lora_tui.engine.generation.questions.answer_spans import AnswerSpan
@@ -123,9 +124,13 @@ def stems(text: str) -> frozenset[str]:
     words = re.findall(r"[^\W_]+", text.casefold())
     found = set()
     for word in words:
-        if word in _FUNCTION_WORDS:
-            continue
-        bases = {verb.base for verb in english.verbs_of(word) if verb.base}
-        base = min(bases, key=lambda other: (len(other), other)) if bases else word
-        found.add(re.sub(r"(?:ies|es|s|ed|ing|e)$", "", base)[:6] or base)
+        if word not in _FUNCTION_WORDS:
+            found.add(_stem(word))
     return frozenset(found)
+
+
+@lru_cache(maxsize=20_000)
+def _stem(word: str) -> str:
+    bases = {verb.base for verb in english.verbs_of(word) if verb.base}
+    base = min(bases, key=lambda other: (len(other), other)) if bases else word
+    return re.sub(r"(?:ies|es|s|ed|ing|e)$", "", base)[:6] or base
