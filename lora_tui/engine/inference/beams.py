@@ -104,7 +104,7 @@ class BeamSearch:
             written = [tokens for _, _, tokens in running]
             scores = torch.tensor([score for score, _, _ in running], device=device)
             positions = torch.full((beams,), len(prompt) + step - 1, device=device)
-            attention = SharedPrefixAttention(prefix, len(prompt), cache, step - 1, model.scaling)
+            attention = SharedPrefixAttention(prefix, len(prompt), cache, beams, step - 1, model.scaling)
             last = torch.tensor([tokens[-1] for tokens in written], device=device)
             logits = model.logits(model.hidden(last, positions, attention, adapters), adapters)
         best = list(finished[0].tokens)

@@ -2,7 +2,7 @@
 
 Known are the families whose layers are laid out like Llama's: Llama, Mistral, Qwen2 and Qwen3, by their exact classes
 and with nothing attached to them. What a token costs is then its products, a norm, a rotation and an attention a layer.
-The formulas and the precision of each step are transformers'.
+The formulas and the precision of each step are transformers'. On a CPU a few tokens at a time go through compiled code.
 """
 
 import logging
@@ -22,7 +22,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 
-from lora_tui.engine.inference.key_values import Attention, KeyValueCache
+from lora_tui.engine.inference.compiled_step import MOST_ROWS, CompiledSteps, StepLayer, StepShape
+from lora_tui.engine.inference.key_values import Attention, CachedAttention, KeyValueCache
 from lora_tui.engine.inference.matrices import BASE, JoinedLinear, PackingBudget, RowAdapters, UnsupportedError
 from lora_tui.engine.models.loaded_checks import is_plain_layer
 
@@ -63,7 +64,7 @@ class _Layer:
     down: JoinedLinear
 
     @property
-    def products(self) -> tuple[JoinedLinear, ...]:
+    def products(self) -> tuple[JoinedLinear, JoinedLinear, JoinedLinear, JoinedLinear]:
         return self.query_key_value, self.output, self.gate_up, self.down
 
 
@@ -94,18 +95,22 @@ class FastModel:
         self._head = JoinedLinear([model.lm_head], budget)
         self._fingerprint = self._sampled()
         self._form = _form(self._embedding)
+        self._int8 = False
+        self._steps = self._compiled()
 
     def new_cache(self) -> KeyValueCache:
         """An empty cache of this model's shape."""
         return KeyValueCache(len(self._layers), self._key_heads, self._width, self._embedding)
 
     def read_int8(self) -> None:
-        """Compute single tokens with 8-bit weights from now on, on a CPU; prompts are read as before.
+        """Compute a few tokens at a time with 8-bit weights from now on, on a CPU; prompts are read as before.
 
         For SmolLM2-135M the scores then differ by 2.5 % (root mean square), with llama.cpp's Q4_1 by 6.7 %.
         """
         for product in self._products():
             product.read_int8()
+        self._int8 = self.device.type == "cpu"
+        self._steps = self._compiled()
 
     @property
     def vocabulary(self) -> int:
@@ -127,12 +132,17 @@ class FastModel:
             return False
         layers = [joined for layer in model.model.layers for joined in _joined_layers(layer)] + [[model.lm_head]]
         same = [product.attach(own) for product, own in zip(self._products(), layers, strict=True)]
-        return all(same) and torch.equal(self._fingerprint, self._sampled())
+        if not all(same) or not torch.equal(self._fingerprint, self._sampled()):
+            return False
+        self._steps = self._compiled()
+        return True
 
     def hidden(self, tokens: Tensor, positions: Tensor, attention: Attention, adapters: RowAdapters = BASE) -> Tensor:
         """Hidden states after the last norm ``(rows, hidden)`` of `tokens` ``(rows,)`` at `positions` ``(rows,)``."""
         x: Tensor = self._embed(tokens)
         cos, sin = self._angles_at(positions)
+        if self._steps is not None and len(tokens) <= MOST_ROWS and isinstance(attention, CachedAttention):
+            return self._steps.hidden(x, cos, sin, attention.rows(), adapters)
         rows, heads, rotated_heads, half = len(tokens), self._heads, self._heads + self._key_heads, self._width // 2
         for number, layer in enumerate(self._layers):
             parts = layer.query_key_value(layer.attention_norm(x), adapters).view(rows, -1, self._width)
@@ -149,7 +159,33 @@ class FastModel:
 
     def logits(self, hidden: Tensor, adapters: RowAdapters = BASE) -> Tensor:
         """Scores of the next token ``(rows, vocabulary)``, float32, for hidden states ``(rows, hidden)``."""
+        if self._steps is not None and len(hidden) <= MOST_ROWS and not self._head.is_adapted(adapters):
+            return self._steps.scores(hidden)
         return self._head(hidden, adapters).float()
+
+    def _compiled(self) -> CompiledSteps | None:
+        """Steps in compiled code, with the adapters as they are now; None where torch computes them."""
+        if self.device.type != "cpu":
+            return None
+        first = self._layers[0]
+        head_eps = first.head_norms[0].eps if first.head_norms else 0.0
+        shape = StepShape(
+            self._heads, self._key_heads, self._width, self.scaling, first.attention_norm.eps, head_eps, self._norm.eps
+        )
+        layers = [
+            StepLayer(
+                layer.attention_norm.weight,
+                layer.feed_forward_norm.weight,
+                layer.head_norms and (layer.head_norms[0].weight, layer.head_norms[1].weight),
+                layer.products,
+            )
+            for layer in self._layers
+        ]
+        try:
+            return CompiledSteps(shape, layers, self._norm.weight, self._head, int8=self._int8)
+        except UnsupportedError as error:
+            _announce_uncompiled(str(error))
+            return None
 
     def _angles_at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines ``(rows, 1, width)``: a half of the sines is negative, as the rotation wants."""
@@ -223,6 +259,11 @@ def fast_form(model: PreTrainedModel | PeftModel, prompts: Sequence[Sequence[int
 @cache
 def _announce(reason: str) -> None:
     _log.info("answers are decoded by transformers' own forward pass, which is slower: the model has %s", reason)
+
+
+@cache
+def _announce_uncompiled(reason: str) -> None:
+    _log.info("tokens are decoded by torch's products instead of compiled code, which is slower: %s", reason)
 
 
 def active_adapter(model: PreTrainedModel | PeftModel) -> str | None:

@@ -6,6 +6,7 @@ them and never repeated (Ainslie et al. 2023, arXiv 2305.13245).
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -84,19 +85,53 @@ class Span:
     before: int
 
 
-class PromptAttention:
+@dataclass(frozen=True, slots=True)
+class CachedRows:
+    """Where the rows of a pass are: row i is the next token of the sequence at ``places[i]``, after ``lengths[i]``.
+
+    Rows of one sequence follow one another. `prefix` holds what all sequences begin with, `prefix_tokens` at its first
+    place; it does not count in `lengths`.
+    """
+
+    cache: KeyValueCache
+    places: Sequence[int]
+    lengths: Sequence[int]
+    prefix: KeyValueCache | None = None
+    prefix_tokens: int = 0
+
+
+class CachedAttention(ABC):
+    """Attention of rows whose sequences are in a cache."""
+
+    @abstractmethod
+    def rows(self) -> CachedRows:
+        """Where the rows are."""
+
+    @abstractmethod
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See `Attention`."""
+
+
+class PromptAttention(CachedAttention):
     """Several tokens each of one or more sequences, each token seeing what is before it in its own."""
 
     def __init__(self, cache: KeyValueCache, spans: Sequence[Span], scaling: float) -> None:
         self._cache, self._spans, self._scaling = cache, spans, scaling
-        like = cache.keys[0]
-        self._masks = [_causal_mask(span, like) for span in spans]
+        self._masks: list[Tensor | None] | None = None
+
+    def rows(self) -> CachedRows:
+        """See `CachedAttention`."""
+        places = [span.place for span in self._spans for _ in range(span.start, span.end)]
+        lengths = [span.before + row for span in self._spans for row in range(span.end - span.start)]
+        return CachedRows(self._cache, places, lengths)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `Attention`."""
         keys, values = self._cache.keys[layer], self._cache.values[layer]
         key_heads, width = key.shape[1:]
         output = query.new_empty(query.shape)
+        if self._masks is None:
+            self._masks = [_causal_mask(span, keys) for span in self._spans]
         for span, mask in zip(self._spans, self._masks, strict=True):
             rows, tokens = span.end - span.start, span.before + span.end - span.start
             keys[span.place, :, span.before : tokens] = key[span.start : span.end].transpose(0, 1)
@@ -123,19 +158,30 @@ def _causal_mask(span: Span, like: Tensor) -> Tensor | None:
     return torch.ones(rows, span.before + rows, dtype=torch.bool, device=like.device).tril_(span.before)
 
 
-class SharedPrefixAttention:
+class SharedPrefixAttention(CachedAttention):
     """One token each of sequences that begin with the same prefix, which one place of a cache of its own holds.
 
     The prefix is read once for all of them; both parts are joined by the logarithm of their sums (Dao et al. 2022,
     arXiv 2205.14135). The sequences have `length` tokens each after the prefix of `prefix_tokens`, at the first places
-    of `cache`.
+    of `cache`, as many as `sequences` says.
     """
 
     def __init__(
-        self, prefix: KeyValueCache, prefix_tokens: int, cache: KeyValueCache, length: int, scaling: float
+        self,
+        prefix: KeyValueCache,
+        prefix_tokens: int,
+        cache: KeyValueCache,
+        sequences: int,
+        length: int,
+        scaling: float,
     ) -> None:
         self._prefix, self._prefix_tokens = prefix, prefix_tokens
-        self._cache, self._length, self._scaling = cache, length, scaling
+        self._cache, self._sequences, self._length, self._scaling = cache, sequences, length, scaling
+
+    def rows(self) -> CachedRows:
+        """See `CachedAttention`."""
+        lengths = [self._length] * self._sequences
+        return CachedRows(self._cache, range(self._sequences), lengths, self._prefix, self._prefix_tokens)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `Attention`."""
@@ -211,36 +257,43 @@ def _attention_with_sum(
     return (scores.softmax(-1) @ value.float()).to(query.dtype), scores.logsumexp(-1)
 
 
-class StepAttention:
+class StepAttention(CachedAttention):
     """One token each of the sequences at the first places, which have `lengths` tokens before it."""
 
     def __init__(self, cache: KeyValueCache, lengths: Sequence[int], scaling: float) -> None:
-        self._cache, self._scaling, self._rows = cache, scaling, len(lengths)
+        self._cache, self._lengths, self._scaling = cache, lengths, scaling
         self._tokens = max(lengths) + 1
-        like = cache.keys[0]
-        self._uniform = min(lengths) == max(lengths)
-        self._mask: Tensor | None = None
-        if not self._uniform:
-            own = torch.tensor(lengths, device=like.device)
-            self._places, self._positions = torch.arange(len(lengths), device=like.device), own
-            hidden = torch.arange(self._tokens, device=like.device) > own[:, None]
-            self._mask = like.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)[:, None, None]
+        self._even = min(lengths) == max(lengths)
+        self._uneven: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def rows(self) -> CachedRows:
+        """See `CachedAttention`."""
+        return CachedRows(self._cache, range(len(self._lengths)), self._lengths)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `Attention`."""
         keys, values = self._cache.keys[layer], self._cache.values[layer]
-        if self._uniform:
-            keys[: self._rows, :, self._tokens - 1] = key
-            values[: self._rows, :, self._tokens - 1] = value
-        else:
-            keys[self._places, :, self._positions] = key
-            values[self._places, :, self._positions] = value
         rows, key_heads, width = key.shape
+        mask = None
+        if self._even:
+            keys[:rows, :, self._tokens - 1] = key
+            values[:rows, :, self._tokens - 1] = value
+        else:
+            places, positions, mask = self._uneven = self._uneven or self._places(keys)
+            keys[places, :, positions] = key
+            values[places, :, positions] = value
         y = functional.scaled_dot_product_attention(
             query.view(rows, key_heads, -1, width),
             keys[:rows, :, : self._tokens],
             values[:rows, :, : self._tokens],
-            attn_mask=self._mask,
+            attn_mask=mask,
             scale=self._scaling,
         )  # (rows, key heads, group, width)
         return y.reshape(rows, -1)
+
+    def _places(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Place and position of each row's token, and a mask of what it may see."""
+        own = torch.tensor(self._lengths, device=like.device)
+        hidden = torch.arange(self._tokens, device=like.device) > own[:, None]
+        mask = like.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)[:, None, None]
+        return torch.arange(len(self._lengths), device=like.device), own, mask

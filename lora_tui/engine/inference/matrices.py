@@ -88,6 +88,7 @@ class JoinedLinear:
         plain = [_plain(layer) for layer in layers]
         self.weights = [layer.weight for layer in plain]
         self.out_features = sum(weight.shape[0] for weight in self.weights)
+        self.biases = [layer.bias for layer in plain]
         self._bias = _joined_bias(plain)
         self._adapters: dict[str, LowRank | None] = {}
         self._packed: Tensor | None = None
@@ -106,10 +107,10 @@ class JoinedLinear:
         """The product of `x` ``(rows, in)``, contiguous, with bias and adapters: ``(rows, out)``, a new tensor."""
         y = self._product(x)
         if adapters.everywhere is not None:
-            low_rank = self._low_rank(adapters.everywhere)
+            low_rank = self.low_rank(adapters.everywhere)
             return y if low_rank is None else low_rank.added_to(y, x)
         for name, rows in adapters.parts:
-            if (low_rank := self._low_rank(name)) is not None:
+            if (low_rank := self.low_rank(name)) is not None:
                 y[rows] = low_rank.added_to(y[rows], x[rows])
         return y
 
@@ -118,11 +119,17 @@ class JoinedLinear:
 
         Half of the bytes of bfloat16, a quarter of those of float32. Only on a CPU.
         """
-        if self._int8 is None and self._on_cpu:
+        if self._on_cpu:
+            self.int8_weights()
+
+    def int8_weights(self) -> tuple[Tensor, Tensor]:
+        """The weights as 8-bit numbers ``(out, in)``, and what each output is scaled by ``(out,)``; made once."""
+        if self._int8 is None:
             weight = torch.cat([own.detach() for own in self.weights]).float()
             scale = (weight.abs().amax(dim=1) / 127).clamp_(min=torch.finfo(torch.float32).tiny)
             whole = (weight / scale[:, None]).round_().to(torch.int8)
             self._int8 = whole, scale.to(self.weights[0].dtype)
+        return self._int8
 
     def attach(self, layers: Sequence[nn.Module]) -> bool:
         """Take the adapters from these layers from now on, as they are now; whether the weights are still the same.
@@ -178,7 +185,13 @@ class JoinedLinear:
             weight.data = part
         return joined
 
-    def _low_rank(self, name: str) -> LowRank | None:
+    def is_adapted(self, adapters: RowAdapters) -> bool:
+        """Whether any of these adapters adds something here."""
+        names = [adapters.everywhere, *(name for name, _ in adapters.parts)]
+        return any(name is not None and self.low_rank(name) is not None for name in names)
+
+    def low_rank(self, name: str) -> LowRank | None:
+        """What an adapter adds; None where it has nothing here."""
         if name not in self._adapters:
             self._adapters[name] = _low_rank(self._layers, name)
         return self._adapters[name]

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from lora_tui.engine.inference.beams import BeamSearch, beams_are_known, configured_beams
+from lora_tui.engine.inference.compiled_step import MOST_ROWS
 from lora_tui.engine.inference.decode import answers, beam_search, decode
 from lora_tui.engine.inference.fast_model import FastModel, active_adapter, fast_model, forget
 from lora_tui.engine.inference.key_values import PromptAttention, Span, StepAttention
@@ -29,8 +30,8 @@ from lora_tui.protocol.reply import Decoding
 from tests.engine.tiny import make_tokenizer
 
 SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 80,
+    "hidden_size": 64,
+    "intermediate_size": 192,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -51,10 +52,10 @@ FAMILIES: dict[str, Callable[[int], Any]] = {
         )
     ),
     "mistral": lambda words: MistralForCausalLM(
-        MistralConfig(vocab_size=words, sliding_window=None, head_dim=16, **SIZES)
+        MistralConfig(vocab_size=words, sliding_window=None, head_dim=32, **SIZES)
     ),
     "qwen2": lambda words: Qwen2ForCausalLM(Qwen2Config(vocab_size=words, **SIZES)),
-    "qwen3": lambda words: Qwen3ForCausalLM(Qwen3Config(vocab_size=words, head_dim=16, **SIZES)),
+    "qwen3": lambda words: Qwen3ForCausalLM(Qwen3Config(vocab_size=words, head_dim=32, **SIZES)),
 }
 PROMPTS = [
     "Question: unlock\nAnswer:",
@@ -140,8 +141,11 @@ def test_scores_are_transformers_own_however_a_prompt_is_read(words: Any, family
     with torch.inference_mode():
         wanted = model(torch.tensor([ids])).logits[0]
     fast, adapters = fast_of(model), RowAdapters(everywhere=active_adapter(model))
-    for parts in ([len(ids)], [1] * len(ids), [5, 1, 1, len(ids) - 7]):
-        assert torch.allclose(all_scores(fast, ids, adapters, parts), wanted, atol=2e-5), parts
+    assert fast._steps is not None, "there is no compiled code"
+    for steps in (fast._steps, None):
+        fast._steps = steps
+        for parts in ([len(ids)], [1] * len(ids), [5, 1, 1, len(ids) - 7]):
+            assert torch.allclose(all_scores(fast, ids, adapters, parts), wanted, atol=2e-5), (parts, steps)
     with torch.inference_mode():
         assert torch.allclose(model(torch.tensor([ids])).logits[0], wanted, atol=1e-6), "its own forward is as it was"
 
@@ -153,8 +157,10 @@ def test_bfloat16_is_as_near_to_the_truth_as_transformers(words: Any) -> None:
     ids = words("Question: what is the capital of france?")["input_ids"]
     with torch.inference_mode():
         truth, wanted = exact(torch.tensor([ids])).logits[0], rounded(torch.tensor([ids])).logits[0].float()
-    for parts in ([len(ids)], [1] * len(ids)):
-        error = (all_scores(fast_of(rounded), ids, RowAdapters(), parts) - truth).square().mean().sqrt()
+    fast = fast_of(rounded)
+    for steps, parts in ((fast._steps, [1] * len(ids)), (None, [len(ids)]), (None, [1] * len(ids))):
+        fast._steps = steps
+        error = (all_scores(fast, ids, RowAdapters(), parts) - truth).square().mean().sqrt()
         assert error < 1.2 * (wanted - truth).square().mean().sqrt()
 
 
@@ -320,7 +326,8 @@ def test_changed_weights_are_noticed(words: Any) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_eight_bits_are_nearer_than_four(words: Any, dtype: torch.dtype) -> None:
     model = adapted(make("qwen2", words, dtype), ["q_proj", "v_proj"])
-    ids = words("Question: what is the capital of france, and why?")["input_ids"]
+    ids = 2 * words("Question: what is the capital of france, and why?")["input_ids"]
+    assert len(ids) > MOST_ROWS
     fast, adapters = fast_of(model), RowAdapters(everywhere="default")
     exact = all_scores(fast, ids, adapters, [1] * len(ids))
     with torch.no_grad():

@@ -1,0 +1,677 @@
+/* Decoding steps of a Llama-like model on a CPU: a few tokens through all layers in one call.
+
+   A step reads every weight once, and reading them is what takes its time. Each layer is six phases with a barrier
+   after each; a thread computes a part of the outputs of every product, and reads the weights where the model has
+   them. What a token gives does not depend on the tokens beside it: each sum has one order. Values are float32 in
+   between, rounded to the model's precision where transformers rounds them.
+
+   compiled_step.py declares the same structures and calls this. Vectors are the compiler's own (gcc 12, clang): nothing
+   here is for one processor alone. AHEAD was measured on two cores of a Xeon with AVX-512. */
+
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LANES 16
+#define TILE_ROWS 8
+#define TILE_OUTPUTS 4
+#define MOST_PARTS 3
+#define MOST_WIDTH 256
+#define AHEAD 16384 /* bytes ahead of which weights are asked for: 10.5 ms a token, 15.9 without (SmolLM2-135M) */
+
+#define CALLS_ALONE 40
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+
+typedef float Vector __attribute__((vector_size(64)));
+typedef uint32_t Bits __attribute__((vector_size(64)));
+typedef int32_t Whole __attribute__((vector_size(64)));
+typedef uint16_t HalfBits __attribute__((vector_size(32)));
+typedef Vector StoredVector __attribute__((aligned(1), may_alias));
+typedef Bits StoredBits __attribute__((aligned(1), may_alias));
+typedef HalfBits StoredHalfBits __attribute__((aligned(1), may_alias));
+
+/* ---- What compiled_step.py declares too ---- */
+
+enum { FLOAT32, BFLOAT16, INT8 };
+
+typedef struct {
+    const void *weight, *bias; /* (outputs, inputs), (outputs) in the model's precision or NULL */
+    const float *scales;       /* (outputs), of 8-bit weights */
+    int64_t outputs;
+} Part;
+
+typedef struct { /* layers that share their input; the outputs of each follow those of the one before */
+    Part part[MOST_PARTS];
+    int64_t parts, inputs, outputs, kind;
+} Product;
+
+typedef struct {
+    const void *attention_norm, *feed_forward_norm, *query_norm, *key_norm; /* the latter two may be NULL */
+    Product query_key_value, output, gate_up, down;
+} Layer;
+
+typedef struct {
+    int64_t kind, layers, hidden, heads, key_heads, width, inner;
+    float eps, head_eps, scaling, last_eps;
+    const Layer *layer;
+    const void *norm;
+    Product head;
+} Model;
+
+typedef struct { /* LoRA beside a product: (inputs, ranks) and (ranks, outputs), scaled; no ranks: nothing */
+    const float *down, *up;
+    int64_t ranks;
+} LowRank;
+
+typedef struct {
+    int64_t rows;
+    const float *cosines, *sines;       /* (rows, width); the first half of the sines is negative */
+    const int64_t *places, *lengths;    /* where each row's sequence is in the cache, and the tokens before this one */
+    void *const *keys, *const *values;  /* by layer: (places, key heads, capacity, width) */
+    int64_t capacity;
+    void *const *prefix_keys, *const *prefix_values; /* what all sequences begin with: (1, key heads, …, width) */
+    int64_t prefix_capacity, prefix_tokens;
+    const LowRank *adapters;    /* (adapters, layers, 4) */
+    const int64_t *row_adapter; /* a row's adapter, or -1 */
+} Step;
+
+/* ---- Vectors ---- */
+
+INLINE Vector load(const float *from) { return *(const StoredVector *)from; }
+INLINE void store(float *to, Vector value) { *(StoredVector *)to = value; }
+INLINE Vector all(float value) { return value - (Vector){0}; }
+INLINE Vector chosen(Whole where, Vector yes, Vector no) {
+    return (Vector)((where & (Whole)yes) | (~where & (Whole)no));
+}
+
+INLINE Bits rounded_bits(Vector value) { /* of the nearest bfloat16, ties to even */
+    const Bits bits = (Bits)value;
+    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+}
+
+INLINE Vector rounded(Vector value, int kind) { return kind == BFLOAT16 ? (Vector)(rounded_bits(value) << 16) : value; }
+
+INLINE float rounded_one(float value, int kind) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
+    float found;
+    memcpy(&found, &bits, sizeof bits);
+    return kind == BFLOAT16 ? found : value;
+}
+
+INLINE Vector load_kind(const void *from, size_t at, int kind) { /* 16 values of a model's precision, in order */
+    if (kind != BFLOAT16) return load((const float *)from + at);
+    return (Vector)(__builtin_convertvector(*(const StoredHalfBits *)((const uint16_t *)from + at), Bits) << 16);
+}
+
+INLINE float load_one(const void *from, size_t at, int kind) {
+    if (kind != BFLOAT16) return ((const float *)from)[at];
+    const uint32_t bits = (uint32_t)((const uint16_t *)from)[at] << 16;
+    float value;
+    memcpy(&value, &bits, sizeof bits);
+    return value;
+}
+
+INLINE void store_kind(void *to, size_t at, Vector value, int kind) {
+    if (kind == BFLOAT16)
+        *(StoredHalfBits *)((uint16_t *)to + at) = __builtin_convertvector(rounded_bits(value), HalfBits);
+    else
+        store((float *)to + at, value);
+}
+
+INLINE void sums_of_four(Vector a, Vector b, Vector c, Vector d, float *sums) {
+    const Vector ab = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+                    + __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    const Vector cd = __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
+                    + __builtin_shufflevector(c, d, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    Vector four = __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
+                + __builtin_shufflevector(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    four += __builtin_shufflevector(four, four, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    four += __builtin_shufflevector(four, four, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    sums[0] = four[0], sums[1] = four[4], sums[2] = four[8], sums[3] = four[12];
+}
+
+INLINE float sum_of(Vector value) {
+    float sums[4];
+    sums_of_four(value, value, value, value, sums);
+    return sums[0];
+}
+
+INLINE Vector exponential(Vector x) { /* 2^n · p(r) with |r| <= ln 2 / 2, Cephes' polynomial: 1e-7 relative */
+    x = chosen(x < -87.0f, all(-87.0f), x);
+    x = chosen(x > 88.0f, all(88.0f), x);
+    Vector n = x * 1.44269504f + 12582912.0f; /* adding 1.5 · 2^23 rounds to a whole number */
+    const Whole power = (Whole)n - 0x4b400000;
+    n -= 12582912.0f;
+    const Vector r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    Vector p = all(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p * (Vector)((power + 127) << 23);
+}
+
+/* ---- Threads: one pool a process; the calling thread is the first of each call ---- */
+
+typedef void Work(int thread, int threads, void *what);
+typedef struct { atomic_int arrived, round; } Barrier;
+
+static struct {
+    pthread_mutex_t calls, sleep;
+    pthread_cond_t wake;
+    atomic_uint number; /* of calls so far */
+    atomic_int asleep, done;
+    Work *work;
+    void *what;
+    int threads, workers, calls_alone;
+    pid_t process;
+} pool = {.calls = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+
+static _Thread_local double waited; /* seconds, but for short waits */
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec + 1e-9 * time.tv_nsec;
+}
+
+INLINE void wait_a_moment(int turn) { /* soon another thread may have the core: it may be the one waited for */
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+    if (turn > 200) sched_yield();
+}
+
+static void wait_while(atomic_int *value, int old) {
+    double since = 0.0;
+    for (int turn = 0; atomic_load(value) == old; turn++) {
+        if (turn == 200) since = now();
+        wait_a_moment(turn);
+    }
+    if (since > 0.0) waited += now() - since;
+}
+
+static void meet(Barrier *barrier, int threads) {
+    const int round = atomic_load(&barrier->round);
+    if (atomic_fetch_add(&barrier->arrived, 1) < threads - 1) {
+        wait_while(&barrier->round, round);
+        return;
+    }
+    atomic_store(&barrier->arrived, 0);
+    atomic_store(&barrier->round, round + 1);
+}
+
+static void *worker(void *start) {
+    const int thread = (int)((uintptr_t)start & 0xffff);
+    unsigned seen = (unsigned)((uintptr_t)start >> 16);
+    for (;;) {
+        for (int turn = 0; turn < 200 && atomic_load(&pool.number) == seen; turn++) wait_a_moment(turn);
+        if (atomic_load(&pool.number) == seen) {
+            pthread_mutex_lock(&pool.sleep);
+            atomic_fetch_add(&pool.asleep, 1);
+            while (atomic_load(&pool.number) == seen) pthread_cond_wait(&pool.wake, &pool.sleep);
+            atomic_fetch_sub(&pool.asleep, 1);
+            pthread_mutex_unlock(&pool.sleep);
+        }
+        seen++; /* a call ends when all workers have seen it, so none is left out */
+        if (thread < pool.threads) pool.work(thread, pool.threads, pool.what);
+        atomic_fetch_add(&pool.done, 1);
+    }
+    return NULL;
+}
+
+/* Have `threads` do the work together. Where other programs hold the cores they wait for one another longer than one
+   alone would take: then one alone does the next calls. */
+static void run_on(int threads, Work *work, void *what) {
+    if (pool.process != getpid()) { /* threads do not follow into a forked process */
+        pthread_mutex_init(&pool.calls, NULL);
+        pthread_mutex_init(&pool.sleep, NULL);
+        pthread_cond_init(&pool.wake, NULL);
+        atomic_store(&pool.number, 0), atomic_store(&pool.asleep, 0);
+        pool.workers = 0, pool.process = getpid();
+    }
+    pthread_mutex_lock(&pool.calls);
+    while (pool.workers < threads - 1) { /* each is told its number, and which calls were before it */
+        pthread_t thread;
+        const uintptr_t number = atomic_load(&pool.number);
+        if (pthread_create(&thread, NULL, worker, (void *)((uintptr_t)(pool.workers + 1) | number << 16)) != 0) break;
+        pthread_detach(thread);
+        pool.workers++;
+    }
+    pool.threads = threads < pool.workers + 1 ? threads : pool.workers + 1;
+    pool.work = work, pool.what = what;
+    if (pool.threads == 1 || pool.calls_alone > 0) {
+        pool.calls_alone -= pool.calls_alone > 0;
+        work(0, 1, what);
+        pthread_mutex_unlock(&pool.calls);
+        return;
+    }
+    const double began = now();
+    waited = 0.0;
+    atomic_store(&pool.done, 0);
+    atomic_fetch_add(&pool.number, 1);
+    if (atomic_load(&pool.asleep) > 0) {
+        pthread_mutex_lock(&pool.sleep);
+        pthread_cond_broadcast(&pool.wake);
+        pthread_mutex_unlock(&pool.sleep);
+    }
+    work(0, pool.threads, what);
+    for (int done; (done = atomic_load(&pool.done)) < pool.workers;) wait_while(&pool.done, done);
+    const double took = now() - began;
+    if (waited > took * (pool.threads - 1) / pool.threads) pool.calls_alone = CALLS_ALONE;
+    pthread_mutex_unlock(&pool.calls);
+}
+
+INLINE size_t share(size_t total, int thread, int threads) { /* where a thread's part of so many outputs begins */
+    return thread == threads ? total : total * thread / threads / LANES * LANES;
+}
+
+/* ---- Products ---- */
+
+INLINE size_t size_of(int kind) { return kind == FLOAT32 ? 4 : kind == BFLOAT16 ? 2 : 1; }
+INLINE int ways(int kind) { return kind == INT8 ? 4 : 2; }
+
+/* 32 or 64 weights as 2 or 4 vectors. Those of fewer bits are not in order: every second or fourth weight makes a
+   vector, which costs a shift; `split` lays what they are multiplied with out likewise. */
+INLINE void load_weights(const char *from, int kind, Vector *found) {
+    if (kind == FLOAT32) {
+        found[0] = load((const float *)from), found[1] = load((const float *)from + LANES);
+        return;
+    }
+    const Bits bits = *(const StoredBits *)from;
+    if (kind == BFLOAT16) {
+        found[0] = (Vector)(bits << 16), found[1] = (Vector)(bits & 0xffff0000u);
+        return;
+    }
+    UNROLL for (int way = 0; way < 4; way++)
+        found[way] = __builtin_convertvector((Whole)(bits << (24 - 8 * way)) >> 24, Vector);
+}
+
+INLINE void split_two(const float *x, Vector *even, Vector *odd) {
+    const Vector a = load(x), b = load(x + LANES);
+    *even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    *odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+
+static const float *split(const float *x, size_t values, float *room, int kind) {
+    if (kind == FLOAT32) return x;
+    if (kind == BFLOAT16)
+        for (size_t i = 0; i < values; i += 2 * LANES) {
+            Vector even, odd;
+            split_two(x + i, &even, &odd);
+            store(room + i, even), store(room + i + LANES, odd);
+        }
+    else
+        for (size_t i = 0; i < values; i += 4 * LANES) {
+            float halves[4 * LANES];
+            Vector found[4];
+            for (int half = 0; half < 2; half++) {
+                split_two(x + i + 2 * half * LANES, &found[0], &found[1]);
+                store(halves + half * LANES, found[0]), store(halves + (2 + half) * LANES, found[1]);
+            }
+            split_two(halves, &found[0], &found[2]);
+            split_two(halves + 2 * LANES, &found[1], &found[3]);
+            for (int way = 0; way < 4; way++) store(room + i + way * LANES, found[way]);
+        }
+    return room;
+}
+
+/* A few outputs of a few rows at a time, so that what is loaded is used several times. `x` is split. */
+INLINE void tile(const char *weight, size_t inputs, const float *x, int outputs, int rows, int kind, float *y,
+                 size_t stride) {
+    const size_t size = size_of(kind), line = inputs * size;
+    Vector sums[TILE_OUTPUTS][TILE_ROWS];
+    for (int o = 0; o < outputs; o++)
+        for (int r = 0; r < rows; r++) sums[o][r] = (Vector){0};
+    for (size_t i = 0; i < inputs; i += ways(kind) * LANES) {
+        Vector w[TILE_OUTPUTS][4];
+        UNROLL for (int o = 0; o < outputs; o++) {
+            const char *from = weight + o * line + i * size;
+            __builtin_prefetch(from + AHEAD, 0, 2);
+            if (kind == FLOAT32) __builtin_prefetch(from + AHEAD + 64, 0, 2);
+            load_weights(from, kind, w[o]);
+        }
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int way = 0; way < ways(kind); way++) {
+                const Vector value = load(x + r * inputs + i + way * LANES);
+                UNROLL for (int o = 0; o < outputs; o++) sums[o][r] += w[o][way] * value;
+            }
+    }
+    UNROLL for (int r = 0; r < rows; r++) {
+        float found[TILE_OUTPUTS];
+        const int last = outputs - 1;
+        sums_of_four(sums[0][r], sums[last < 1 ? last : 1][r], sums[last < 2 ? last : 2][r], sums[last][r], found);
+        for (int o = 0; o < outputs; o++) y[r * stride + o] = found[o == last ? 3 : o];
+    }
+}
+
+#ifdef __AVX512F__ /* 32 registers of 16 numbers */
+#define TILED(rows) ((rows) > 4 ? 2 : 4)
+#else
+#define TILED(rows) ((rows) > 2 ? 1 : 2)
+#endif
+
+INLINE void tiles(const char *weight, size_t inputs, size_t first, size_t end, const float *x, int rows, int kind,
+                  float *y, size_t stride) {
+    const size_t line = inputs * size_of(kind);
+    size_t o = first;
+    for (; o + TILED(rows) <= end; o += TILED(rows))
+        tile(weight + o * line, inputs, x, TILED(rows), rows, kind, y + o, stride);
+    for (; o < end; o++)
+        for (int r = 0; r < rows; r++)
+            tile(weight + o * line, inputs, x + r * inputs, 1, 1, kind, y + r * stride + o, stride);
+}
+
+#define MATRIX(name, kind)                                                                                             \
+    static void name(const char *weight, size_t inputs, size_t first, size_t end, const float *x, int64_t rows,        \
+                     float *y, size_t stride) {                                                                        \
+        for (; rows > 0; rows -= TILE_ROWS, x += TILE_ROWS * inputs, y += TILE_ROWS * stride)                          \
+            switch (rows) {                                                                                            \
+            case 1: tiles(weight, inputs, first, end, x, 1, kind, y, stride); break;                                   \
+            case 2: tiles(weight, inputs, first, end, x, 2, kind, y, stride); break;                                   \
+            case 3: tiles(weight, inputs, first, end, x, 3, kind, y, stride); break;                                   \
+            case 4: tiles(weight, inputs, first, end, x, 4, kind, y, stride); break;                                   \
+            case 5: tiles(weight, inputs, first, end, x, 5, kind, y, stride); break;                                   \
+            case 6: tiles(weight, inputs, first, end, x, 6, kind, y, stride); break;                                   \
+            case 7: tiles(weight, inputs, first, end, x, 7, kind, y, stride); break;                                   \
+            default: tiles(weight, inputs, first, end, x, 8, kind, y, stride);                                         \
+            }                                                                                                          \
+    }
+MATRIX(matrix_float32, FLOAT32)
+MATRIX(matrix_bfloat16, BFLOAT16)
+MATRIX(matrix_int8, INT8)
+
+/* Outputs `first` to `end` of one layer for rows of split x, to y (rows, stride), scaled, biased and rounded. */
+static void outputs_of(const Part *part, int weights, size_t inputs, size_t first, size_t end, const float *x,
+                       int64_t rows, float *y, size_t stride, int kind) {
+    (weights == FLOAT32 ? matrix_float32 : weights == BFLOAT16 ? matrix_bfloat16 : matrix_int8)(
+        part->weight, inputs, first, end, x, rows, y, stride);
+    for (int64_t r = 0; r < rows; r++)
+        for (size_t o = first; o < end; o++) {
+            const float scaled = weights == INT8 ? y[r * stride + o] * part->scales[o] : y[r * stride + o];
+            y[r * stride + o] = rounded_one(part->bias ? scaled + load_one(part->bias, o, kind) : scaled, kind);
+        }
+}
+
+typedef struct { /* what all threads of a call share */
+    const Model *model;
+    const Step *step;
+    float *x, *parts, *attended, *activated, *scores; /* (rows, …) */
+    Barrier barrier;
+} Call;
+
+typedef struct { float *normed, *split, *low, *scores; } Own; /* a thread's own */
+
+/* Add what a row's adapter gives for outputs `first` to `end` of a product. */
+static void add_low_rank(const LowRank *own, const float *x, size_t inputs, size_t outputs, size_t first, size_t end,
+                         float *y, float *low, int kind) {
+    const size_t ranks = own->ranks;
+    memset(low, 0, ranks * sizeof *low);
+    for (size_t i = 0; i < inputs; i++) {
+        const float value = x[i], *down = own->down + i * ranks;
+        for (size_t k = 0; k < ranks; k++) low[k] += value * down[k];
+    }
+    for (size_t from = first; from < end; from += 256) {
+        const size_t count = end - from < 256 ? end - from : 256;
+        float added[256] = {0};
+        for (size_t k = 0; k < ranks; k++) {
+            const float value = low[k], *up = own->up + k * outputs + from;
+            for (size_t o = 0; o < count; o++) added[o] += value * up[o];
+        }
+        for (size_t o = 0; o < count; o++) y[from + o] = rounded_one(y[from + o] + added[o], kind);
+    }
+}
+
+/* Outputs `first` to `end` of a product of all rows of x, to y (rows, outputs); `number` is its place in its layer. */
+static void multiply(const Call *call, const Product *product, size_t layer, int number, const float *x, size_t first,
+                     size_t end, float *y, Own *own, int kind) {
+    const Step *step = call->step;
+    const float *ordered = split(x, step->rows * product->inputs, own->split, (int)product->kind);
+    size_t before = 0;
+    for (int64_t p = 0; p < product->parts; p++) {
+        const size_t size = product->part[p].outputs, after = before + size;
+        const size_t from = first > before ? first - before : 0;
+        const size_t to = end > after ? size : end > before ? end - before : 0;
+        if (from < to)
+            outputs_of(&product->part[p], (int)product->kind, product->inputs, from, to, ordered, step->rows,
+                       y + before, product->outputs, kind);
+        before = after;
+    }
+    for (int64_t r = 0; step->adapters && r < step->rows; r++) {
+        if (step->row_adapter[r] < 0) continue;
+        const LowRank *found = &step->adapters[(step->row_adapter[r] * call->model->layers + layer) * 4 + number];
+        if (found->ranks > 0)
+            add_low_rank(found, x + r * product->inputs, product->inputs, product->outputs, first, end,
+                         y + r * product->outputs, own->low, kind);
+    }
+}
+
+/* ---- Layers ---- */
+
+INLINE void norm(const float *x, const void *weight, size_t size, float eps, float *y, int kind) {
+    Vector squares = {0};
+    for (size_t i = 0; i < size; i += LANES) squares += load(x + i) * load(x + i);
+    const Vector factor = all(1.0f / sqrtf(sum_of(squares) / size + eps));
+    for (size_t i = 0; i < size; i += LANES)
+        store(y + i, rounded(rounded(load(x + i) * factor, kind) * load_kind(weight, i, kind), kind));
+}
+
+/* A head's query or key, after its norm if there is one, turned by its position; `plain` has room for it. */
+INLINE void turn(const Model *model, const Step *step, int64_t row, const float *x, const void *weight, float *plain,
+                 float *y, int kind) {
+    const size_t width = model->width, half = width / 2;
+    const float *cosines = step->cosines + row * width, *sines = step->sines + row * width;
+    if (weight) norm(x, weight, width, model->head_eps, plain, kind), x = plain;
+    for (size_t i = 0; i < width; i++) {
+        const float turned = rounded_one(x[i < half ? i + half : i - half] * sines[i], kind);
+        y[i] = rounded_one(rounded_one(x[i] * cosines[i], kind) + turned, kind);
+    }
+}
+
+/* Keep the key and value of one head of one row in the cache. */
+INLINE void keep(const Call *call, size_t number, int64_t row, int64_t key_head, int kind) {
+    const Model *model = call->model;
+    const Step *step = call->step;
+    const size_t width = model->width;
+    const float *parts = call->parts + row * (model->heads + 2 * model->key_heads) * width;
+    const float *value = parts + (model->heads + model->key_heads + key_head) * width;
+    const size_t head = step->places[row] * model->key_heads + key_head;
+    const size_t at = (head * step->capacity + step->lengths[row]) * width;
+    float plain[MOST_WIDTH], key[MOST_WIDTH];
+    turn(model, step, row, parts + (model->heads + key_head) * width, model->layer[number].key_norm, plain, key, kind);
+    for (size_t i = 0; i < width; i += LANES) {
+        store_kind(step->keys[number], at + i, load(key + i), kind);
+        store_kind(step->values[number], at + i, load(value + i), kind);
+    }
+}
+
+INLINE void add_scores(const float *query, const void *keys, size_t at, size_t tokens, size_t width, float scaling,
+                       float *scores, int kind) {
+    for (size_t t = 0; t < tokens; t += 4) {
+        const size_t left = tokens - t;
+        Vector sums[4] = {{0}, {0}, {0}, {0}};
+        for (size_t i = 0; i < width; i += LANES) {
+            const Vector own = load(query + i);
+            UNROLL for (size_t k = 0; k < 4; k++) { /* of fewer than four the last is computed again */
+                const size_t token = t + (k < left ? k : left - 1);
+                sums[k] += own * load_kind(keys, at + token * width + i, kind);
+            }
+        }
+        float four[4];
+        sums_of_four(sums[0], sums[1], sums[2], sums[3], four);
+        for (size_t k = 0; k < 4 && k < left; k++) scores[t + k] = four[k] * scaling;
+    }
+}
+
+INLINE void add_values(const float *weights, const void *values, size_t at, size_t tokens, size_t width, float *sums,
+                       int kind) {
+    for (size_t from = 0; from < width; from += LANES) {
+        Vector own = load(sums + from);
+        for (size_t t = 0; t < tokens; t++) own += all(weights[t]) * load_kind(values, at + t * width + from, kind);
+        store(sums + from, own);
+    }
+}
+
+/* Attention of one head of one row. */
+INLINE void attend(const Call *call, size_t number, int64_t row, int64_t head, float *scores, int kind) {
+    const Model *model = call->model;
+    const Step *step = call->step;
+    const size_t width = model->width, key_head = head / (model->heads / model->key_heads);
+    const float *parts = call->parts + row * (model->heads + 2 * model->key_heads) * width;
+    float query[MOST_WIDTH], plain[MOST_WIDTH], sums[MOST_WIDTH] = {0};
+    turn(model, step, row, parts + head * width, model->layer[number].query_norm, plain, query, kind);
+    const size_t prefix = step->prefix_tokens, own = step->lengths[row] + 1, tokens = prefix + own;
+    const size_t shared = key_head * step->prefix_capacity * width;
+    const size_t at = (step->places[row] * model->key_heads + key_head) * step->capacity * width;
+    if (prefix) add_scores(query, step->prefix_keys[number], shared, prefix, width, model->scaling, scores, kind);
+    add_scores(query, step->keys[number], at, own, width, model->scaling, scores + prefix, kind);
+    float most = scores[0];
+    for (size_t t = 1; t < tokens; t++) most = scores[t] > most ? scores[t] : most;
+    for (size_t t = tokens; t % LANES; t++) scores[t] = -INFINITY;
+    Vector sum = {0};
+    for (size_t t = 0; t < tokens; t += LANES) {
+        const Vector difference = load(scores + t) - all(most);
+        const Vector weight = chosen(difference < -87.0f, (Vector){0}, exponential(difference));
+        store(scores + t, weight);
+        sum += weight;
+    }
+    if (prefix) add_values(scores, step->prefix_values[number], shared, prefix, width, sums, kind);
+    add_values(scores + prefix, step->values[number], at, own, width, sums, kind);
+    const Vector total = all(sum_of(sum));
+    float *y = call->attended + (row * model->heads + head) * width;
+    for (size_t i = 0; i < width; i += LANES) store(y + i, rounded(load(sums + i) / total, kind));
+}
+
+INLINE void add_to(float *x, const float *y, int64_t rows, size_t size, size_t first, size_t end, int kind) {
+    for (int64_t r = 0; r < rows; r++)
+        for (size_t i = first; i < end; i++) x[r * size + i] = rounded_one(x[r * size + i] + y[r * size + i], kind);
+}
+
+INLINE void all_layers(int thread, int threads, Call *call, Own *own, int kind) {
+    const Model *model = call->model;
+    const int64_t rows = call->step->rows, heads = rows * model->heads, key_heads = rows * model->key_heads;
+    const size_t hidden = model->hidden, inner = model->inner;
+    const size_t first = share(hidden, thread, threads), end = share(hidden, thread + 1, threads);
+    const size_t from = share(inner, thread, threads), to = share(inner, thread + 1, threads);
+    float *x = call->x, *normed = own->normed;
+    for (int64_t number = 0; number < model->layers; number++) {
+        const Layer *layer = &model->layer[number];
+        const size_t parts = layer->query_key_value.outputs;
+        for (int64_t r = 0; r < rows; r++)
+            norm(x + r * hidden, layer->attention_norm, hidden, model->eps, normed + r * hidden, kind);
+        multiply(call, &layer->query_key_value, number, 0, normed, share(parts, thread, threads),
+                 share(parts, thread + 1, threads), call->parts, own, kind);
+        meet(&call->barrier, threads);
+        for (int64_t one = key_heads * thread / threads; one < key_heads * (thread + 1) / threads; one++)
+            keep(call, number, one / model->key_heads, one % model->key_heads, kind);
+        meet(&call->barrier, threads);
+        for (int64_t one = heads * thread / threads; one < heads * (thread + 1) / threads; one++)
+            attend(call, number, one / model->heads, one % model->heads, own->scores, kind);
+        meet(&call->barrier, threads);
+        multiply(call, &layer->output, number, 1, call->attended, first, end, normed, own, kind);
+        add_to(x, normed, rows, hidden, first, end, kind);
+        meet(&call->barrier, threads);
+        for (int64_t r = 0; r < rows; r++)
+            norm(x + r * hidden, layer->feed_forward_norm, hidden, model->eps, normed + r * hidden, kind);
+        multiply(call, &layer->gate_up, number, 2, normed, from, to, call->parts, own, kind);
+        multiply(call, &layer->gate_up, number, 2, normed, inner + from, inner + to, call->parts, own, kind);
+        for (int64_t r = 0; r < rows; r++)
+            for (size_t i = from; i < to; i += LANES) {
+                const Vector gate = load(call->parts + r * 2 * inner + i);
+                const Vector up = load(call->parts + r * 2 * inner + inner + i);
+                const Vector gated = rounded(gate / (1.0f + exponential(-gate)), kind);
+                store(call->activated + r * inner + i, rounded(gated * up, kind));
+            }
+        meet(&call->barrier, threads);
+        multiply(call, &layer->down, number, 3, call->activated, first, end, normed, own, kind);
+        add_to(x, normed, rows, hidden, first, end, kind);
+        meet(&call->barrier, threads);
+    }
+    for (int64_t r = thread; r < rows; r += threads)
+        norm(x + r * hidden, model->norm, hidden, model->last_eps, x + r * hidden, kind);
+}
+
+typedef struct { Call call; Own *own; } Layers;
+
+static void layers_of_kind(int thread, int threads, void *what) {
+    Layers *layers = what;
+    Call *call = &layers->call;
+    Own *own = &layers->own[thread];
+    if (call->model->kind == BFLOAT16) all_layers(thread, threads, call, own, BFLOAT16);
+    else all_layers(thread, threads, call, own, FLOAT32);
+}
+
+static float *room_for(size_t values) {
+    void *found = NULL;
+    return posix_memalign(&found, 64, (values + LANES) * sizeof(float)) == 0 ? found : NULL;
+}
+
+INLINE size_t greater(size_t a, size_t b) { return a > b ? a : b; }
+
+static size_t most_ranks(const Model *model, const Step *step) {
+    size_t most = 0;
+    for (int64_t r = 0; step->adapters && r < step->rows; r++)
+        for (int64_t at = 0; step->row_adapter[r] >= 0 && at < model->layers * 4; at++)
+            most = greater(most, step->adapters[step->row_adapter[r] * model->layers * 4 + at].ranks);
+    return most;
+}
+
+/* Take x (rows, hidden), embeddings, through all layers and the last norm. 0, or 1 where there is no memory. */
+int decode_step(const Model *model, const Step *step, float *x, int threads) {
+    const size_t rows = step->rows, hidden = model->hidden, inner = model->inner, width = model->heads * model->width;
+    const size_t parts = greater(width + 2 * model->key_heads * model->width, 2 * inner);
+    const size_t inputs = greater(greater(hidden, inner), width);
+    size_t tokens = step->prefix_tokens + 1;
+    for (size_t r = 0; r < rows; r++) tokens = greater(tokens, step->prefix_tokens + step->lengths[r] + 1);
+    const size_t scores = (tokens + LANES) / LANES * LANES, ranks = most_ranks(model, step) / LANES * LANES + LANES;
+    const size_t shared = rows * (parts + width + inner), own_size = rows * (hidden + inputs) + scores + ranks;
+    float *memory = room_for(shared + threads * own_size);
+    Own *own = malloc(threads * sizeof *own);
+    if (memory && own) {
+        Layers layers = {{.model = model, .step = step, .x = x, .parts = memory}, own};
+        layers.call.attended = memory + rows * parts;
+        layers.call.activated = layers.call.attended + rows * width;
+        for (int t = 0; t < threads; t++) {
+            own[t].normed = memory + shared + t * own_size;
+            own[t].split = own[t].normed + rows * hidden;
+            own[t].scores = own[t].split + rows * inputs;
+            own[t].low = own[t].scores + scores;
+        }
+        run_on(threads, layers_of_kind, &layers);
+    }
+    const int failed = !memory || !own;
+    free(memory), free(own);
+    return failed;
+}
+
+static void head_of(int thread, int threads, void *what) {
+    Call *call = what;
+    const Product *head = &call->model->head;
+    outputs_of(&head->part[0], (int)head->kind, head->inputs, share(head->outputs, thread, threads),
+               share(head->outputs, thread + 1, threads), call->x, call->step->rows, call->scores, head->outputs,
+               (int)call->model->kind);
+}
+
+/* Scores (rows, vocabulary) of the next token, for hidden states x (rows, hidden). 0, or 1 where there is no memory. */
+int decode_scores(const Model *model, int64_t rows, const float *x, float *scores, int threads) {
+    const Step step = {.rows = rows};
+    float *room = room_for(rows * model->hidden);
+    if (!room) return 1;
+    Call call = {.model = model, .step = &step, .scores = scores};
+    call.x = (float *)split(x, rows * model->hidden, room, (int)model->head.kind);
+    run_on(threads, head_of, &call);
+    free(room);
+    return 0;
+}
