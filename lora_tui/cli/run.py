@@ -25,7 +25,9 @@ from lora_tui.config.written import written_keys
 from lora_tui.engine.data.read import training_file
 from lora_tui.engine.models.adapter_source import require_trained
 from lora_tui.engine.runtime.engine import Engine
+from lora_tui.engine.runtime.process import torchrun_rank
 from lora_tui.engine.runtime.resume import open_existing, resume_run, stored_run
+from lora_tui.engine.training.rank_worker import serve_under_torchrun
 from lora_tui.errors import UsageError
 from lora_tui.secrets import register_key_variable
 from lora_tui.store import runs
@@ -52,6 +54,8 @@ class RunPlan:
 
 def run(request: Request, streams: Streams, report: Report, loaded: Loaded, store_path: Path) -> int:
     """Do what ``--run``, ``--resume`` or ``--generate-training-file`` asks for; returns the exit status."""
+    if (started := torchrun_rank()) is not None and started[0] > 0:
+        return serve_under_torchrun() if request.run in (None, *TRAINING_MODES) else 0  # rank 0 does the rest alone
     if request.run == "queue":
         return work_queue(streams, report, loaded.settings, store_path)
     if (purpose := None if request.queue else _needs_trained(request, loaded.settings)) is not None:

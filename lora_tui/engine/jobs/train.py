@@ -57,7 +57,7 @@ from lora_tui.engine.training.loop import TrainingSet, train_model
 from lora_tui.engine.training.lora import create_lora_model, trainable_parameters
 from lora_tui.engine.training.model_card import CardFacts, model_card
 from lora_tui.engine.training.packing import PackableExample
-from lora_tui.engine.training.ranks import OneRank, Ranks
+from lora_tui.engine.training.ranks import LostRankError, OneRank, Ranks
 from lora_tui.engine.training.schedule import total_steps
 from lora_tui.engine.training.trackers import tracked
 from lora_tui.engine.training.validation import overfitting_warning
@@ -76,8 +76,12 @@ async def train(ctx: RunContext, data_file: Path, data: ReadResult, choices: Seq
     folder = await run_folder(ctx)
     with tracked(ctx, folder) as told:
         settings = await ctx.in_torch_thread(settled, ctx, folder, plan)
-        async with started_ranks(told, plan, settings) as processes:
-            return await _train_in(told, folder, settings, processes, data_file, data, choices)
+        try:
+            async with started_ranks(told, plan, settings) as processes:
+                return await _train_in(told, folder, settings, processes, data_file, data, choices)
+        except LostRankError as problem:
+            again = f"lora-tui --resume {ctx.run_id}{store_flag(ctx.store.path)}"
+            raise LostRankError(f"{problem}\nWhat was trained until then is saved. Go on with: {again}") from problem
 
 
 async def _train_in(

@@ -1,4 +1,4 @@
-"""Process-wide settings for torch: OpenMP's threads before it is loaded, glibc's allocator after.
+"""Process-wide settings for torch: OpenMP's threads before it is loaded, glibc's allocator after; and which rank it is.
 
 The engine calls `before_torch` before it imports a job, the training loop `keep_freed_memory`: apart, because the one
 must not import what the other needs. Both settings were found by measuring on two CPU cores.
@@ -30,6 +30,18 @@ def before_torch() -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' progress bars; ours come as events
     # Where it is installed PEFT imports it, and it warns on the terminal of a faster kernel that nobody asked for.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
+STARTED_RANK = "LORA_TUI_RANKS"
+"""Environment variable of a rank that a run has started: the file in which the ranks of that run meet."""
+
+
+def torchrun_rank() -> tuple[int, int] | None:
+    """Return rank and number of ranks where torchrun, or something like it, has started this process as one of many."""
+    rank, world = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    if STARTED_RANK in os.environ or not (rank.isdecimal() and world.isdecimal()) or int(world) < 2:
+        return None
+    return int(rank), int(world)
 
 
 def keep_freed_memory() -> None:

@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 
 from lora_tui.config.models import FineTuning, Settings
+from lora_tui.engine.runtime.process import STARTED_RANK, torchrun_rank
 from lora_tui.engine.training.ranks import LostRankError, RankGroup, connect
 from lora_tui.errors import ConfigError
 from lora_tui.text import one_line
@@ -35,9 +36,6 @@ from lora_tui.text import one_line
 log = logging.getLogger(__name__)
 
 _c10d: Any = dist  # its names are not all in its list of them
-
-STORE_VARIABLE = "LORA_TUI_RANKS"
-"""Environment variable of a started rank: the file in which the ranks of its run meet."""
 
 _PATIENCE = timedelta(hours=12)
 """How long ranks wait for each other while models are fetched and loaded; one that ends is noticed at once."""
@@ -68,14 +66,6 @@ class ParallelPlan:
         return {"parallel": self.kind, "ranks": self.world, "devices": list(self.devices)}
 
 
-def under_torchrun() -> tuple[int, int] | None:
-    """Return rank and number of ranks where torchrun, or something like it, has started this process as one of many."""
-    rank, world = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
-    if STORE_VARIABLE in os.environ or not (rank.isdecimal() and world.isdecimal()) or int(world) < 2:
-        return None
-    return int(rank), int(world)
-
-
 def choose_parallel(settings: FineTuning, device: torch.device) -> ParallelPlan | None:
     """Return how ``fine_tuning.parallel`` and ``devices`` divide a run that would train on `device`; None: not at all.
 
@@ -83,16 +73,16 @@ def choose_parallel(settings: FineTuning, device: torch.device) -> ParallelPlan 
     """
     kind, wanted = settings.parallel, settings.devices
     if settings.method != "sft":  # both answers of a preference, and what they are held against, stay in one place
-        if kind in ("ddp", "fsdp") or under_torchrun() is not None:
+        if kind in ("ddp", "fsdp") or torchrun_rank() is not None:
             raise ConfigError(
                 f'fine_tuning.parallel: method = "{settings.method}" trains on one device. Set parallel = "none", and '
                 "start it without torchrun."
             )
         return None
-    if (found := under_torchrun()) is not None:
-        here = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    if (found := torchrun_rank()) is not None:
         chosen = "fsdp" if kind == "fsdp" else "ddp"
-        return ParallelPlan(chosen, (str(own_device(device)),), found[1], _threads(here), torchrun=True)
+        threads = torch.get_num_threads()  # torchrun sets OMP_NUM_THREADS for each rank
+        return ParallelPlan(chosen, (str(own_device(device)),), found[1], threads, torchrun=True)
     if kind == "none" or (kind == "auto" and (device.type != "cuda" or settings.device not in ("auto", "cuda"))):
         return None
     if device.type == "cpu":
@@ -160,7 +150,7 @@ class RankProcesses:
             "RANK": str(rank),
             "WORLD_SIZE": str(self.plan.world),
             "OMP_NUM_THREADS": str(self.plan.threads),
-            STORE_VARIABLE: str(folder / "store"),
+            STARTED_RANK: str(folder / "store"),
         }
         with (folder / f"rank-{rank}.txt").open("wb") as words:
             return subprocess.Popen(
@@ -246,7 +236,7 @@ def torchrun_store() -> tuple[Any, int, int]:
 def started_store() -> tuple[Any, int, int]:
     """The same for a rank that `RankProcesses` has started."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = _c10d.FileStore(os.environ[STORE_VARIABLE], world)
+    store = _c10d.FileStore(os.environ[STARTED_RANK], world)
     store.set_timeout(_PATIENCE)
     return store, rank, world
 

@@ -28,9 +28,7 @@ def main() -> NoReturn:
 
 
 def serve_under_torchrun() -> int:
-    """Be a rank that torchrun has started; returns the exit status. Stopping is rank 0's to decide."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    """Be a rank that torchrun has started; returns the exit status."""
     before_torch()
     return _serve(of_torchrun=True)
 
@@ -89,7 +87,8 @@ def _work(store: Any, rank: int, world: int, device: str, job: Mapping[str, Any]
     from lora_tui.engine.training.ranks import connect
     from lora_tui.engine.training.step import GradientStep
 
-    torch.set_num_threads(job["threads"])
+    if not of_torchrun:
+        torch.set_num_threads(job["threads"])
     settings = with_values(Settings.model_validate(job["settings"]), {"fine_tuning.device": device})
     tuning = settings.fine_tuning
     base = load_base(settings, lambda phase, done, total: None)
@@ -98,6 +97,9 @@ def _work(store: Any, rank: int, world: int, device: str, job: Mapping[str, Any]
     store.set(f"ready/{rank}", "")
     group = connect(store, rank, world, base.device, lambda: None, one_machine=not of_torchrun)
     keep_freed_memory()
+    if of_torchrun:  # which passes them on to everybody: stopping, with the work saved, is rank 0's to do
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
     serve_steps(group, GradientStep.of(model, tuning.training.tokens_per_micro_batch, tuning.training.seed, group))
 
 

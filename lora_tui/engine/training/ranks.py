@@ -304,8 +304,9 @@ def connect(
     def gloo(name: str) -> Any:
         options = library.ProcessGroupGloo._Options()
         options._timeout = _CONNECT
-        make = library.ProcessGroupGloo.create_device
-        options._devices = [make(hostname="127.0.0.1") if one_machine else make()]
+        gloo_class = library.ProcessGroupGloo
+        here, found = gloo_class.create_device, gloo_class.create_default_device  # GLOO_SOCKET_IFNAME names another
+        options._devices = [here(hostname="127.0.0.1") if one_machine else found()]
         return library.ProcessGroupGloo(library.PrefixStore(name, store), rank, world, options)
 
     try:
