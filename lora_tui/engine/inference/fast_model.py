@@ -315,6 +315,8 @@ def _check_parts(model: PreTrainedModel) -> None:
     devices = {parameter.device for parameter in model.parameters()}
     if len(devices) > 1:
         raise UnsupportedError("weights on several devices")
+    if any(type(parameter).__name__ == "DTensor" for parameter in model.parameters()):
+        raise UnsupportedError("weights of which this process has a part")
     if model.config.rope_parameters.get("rope_type", "default") not in _ROTARY_KINDS:
         raise UnsupportedError("rotary positions that depend on the text's length")
     for module in model.modules():

@@ -94,7 +94,8 @@ async def _train_in(
     choices: Sequence[Choice],
 ) -> dict[str, Any]:
     """Train with the run's folder and devices known, and its other ranks started."""
-    base = await ctx.in_torch_thread(load_base, settings, progress_events(ctx.emit))
+    onto = torch.device("cpu") if processes is not None and processes.plan.kind == "fsdp" else None
+    base = await ctx.in_torch_thread(load_base, settings, progress_events(ctx.emit), onto=onto)
     ctx.raise_if_stopping()
     documents = await documents_by_question(ctx.store)
     run = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file, folder, choices, documents, processes)
@@ -272,7 +273,7 @@ class _TrainingRun:
         ranks: Ranks = OneRank()
         if self.processes is not None:
             hooks = replace(hooks, on_ranks=RankMonitor(self.ctx.emit, self.processes.plan).add)
-            ranks = self.processes.connect(self.base.device, self.ctx.raise_if_stopping)
+            ranks = self.processes.connect(self.model, self.ctx.raise_if_stopping)
         tuning = self.ctx.settings.fine_tuning
         if self.ctx.resumed and (name := base_began_as(folder, tuning.model_name)) is not None:
             tuning = tuning.model_copy(update={"model_name": name})  # the same model, moved: the run is the same

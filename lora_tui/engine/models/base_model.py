@@ -56,8 +56,10 @@ class BaseModel:
     folder: Path | None = None
 
 
-def load_base(settings: Settings, progress: LoadProgress, name: str | None = None) -> BaseModel:
-    """Load ``fine_tuning.model_name`` (or `name`) on the configured device.
+def load_base(
+    settings: Settings, progress: LoadProgress, name: str | None = None, onto: torch.device | None = None
+) -> BaseModel:
+    """Load ``fine_tuning.model_name`` (or `name`) for the configured device, into its memory or that of `onto`.
 
     torch's random state is left as it is: weights that are read from a file need no initialisation. Raises
     `UnreachableError` for a model that cannot be found or fetched, `LoraTuiError` for one that cannot be used, and
@@ -102,7 +104,9 @@ def load_base(settings: Settings, progress: LoadProgress, name: str | None = Non
                 **(_quantization_options(device, dtype) if fine_tuning.qlora else {}),
             )
         # bitsandbytes has put the layers on the device while it read them, and does not let them be moved.
-        model = (_disable_repacking(model) if fine_tuning.qlora else model.to(device)).eval().requires_grad_(False)
+        model = (
+            (_disable_repacking(model) if fine_tuning.qlora else model.to(onto or device)).eval().requires_grad_(False)
+        )
         check_weights(model, found["missing_keys"], _place(wanted, source))
         compute_once(model)
     fit_tokenizer(tokenizer, model, _place(wanted, source))

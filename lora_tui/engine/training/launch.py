@@ -26,10 +26,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from peft import PeftModel
 
 from lora_tui.config.models import FineTuning, Settings
 from lora_tui.engine.runtime.process import STARTED_RANK, torchrun_rank
 from lora_tui.engine.training.ranks import LostRankError, RankGroup, connect
+from lora_tui.engine.training.sharding import shard
 from lora_tui.errors import ConfigError
 from lora_tui.text import one_line
 
@@ -166,8 +168,12 @@ class RankProcesses:
         """Leave something for the other ranks to find."""
         self._store.set(key, value)
 
-    def connect(self, device: torch.device, check: Callable[[], None] = lambda: None) -> RankGroup:
-        """Wait until every rank has loaded the model, and join them; `check` is called meanwhile, and may raise."""
+    def connect(self, model: PeftModel, check: Callable[[], None] = lambda: None) -> RankGroup:
+        """Wait until every rank has loaded the model, and join them; `check` is called meanwhile, and may raise.
+
+        With ``fsdp`` the weights of `model` are divided among all then.
+        """
+        device = torch.device(self.plan.devices[0])
         keys = [f"ready/{rank}" for rank in range(1, self.plan.world)]
         while not self._store.check(keys):
             check()
@@ -177,6 +183,8 @@ class RankProcesses:
         torch.set_num_threads(self.plan.threads)
         place = self._store, 0, self.plan.world, device, self.lost
         self._group = connect(*place, one_machine=not self.plan.torchrun)
+        if self.plan.kind == "fsdp":
+            shard(model, self._group, self._store, device, one_machine=not self.plan.torchrun)
         return self._group
 
     def lost(self) -> str | None:
@@ -211,6 +219,8 @@ class RankProcesses:
         """End the other ranks: they are told, and ended where they do not listen."""
         if self._group is not None:
             self._group.close()
+            if dist.is_initialized():
+                dist.destroy_process_group()
         deadline = time.monotonic() + (_SECONDS_TO_END if self._group is not None else 0.0)
         for process in self._processes:
             try:

@@ -85,17 +85,21 @@ def _work(store: Any, rank: int, world: int, device: str, job: Mapping[str, Any]
     from lora_tui.engine.training.lora import create_lora_model
     from lora_tui.engine.training.pissa import uses_base_weights
     from lora_tui.engine.training.ranks import connect
+    from lora_tui.engine.training.sharding import shard
     from lora_tui.engine.training.step import GradientStep
 
     if not of_torchrun:
         torch.set_num_threads(job["threads"])
+    fsdp = job["kind"] == "fsdp"
     settings = with_values(Settings.model_validate(job["settings"]), {"fine_tuning.device": device})
     tuning = settings.fine_tuning
-    base = load_base(settings, lambda phase, done, total: None)
+    base = load_base(settings, lambda phase, done, total: None, onto=torch.device("cpu") if fsdp else None)
     first = load(store.get("first")) if uses_base_weights(tuning.lora.init_lora_weights) else None
     model = create_lora_model(base.model, tuning.lora, tuning.training.seed, first)
     store.set(f"ready/{rank}", "")
-    group = connect(store, rank, world, base.device, lambda: None, one_machine=not of_torchrun)
+    group = connect(store, rank, world, torch.device(device), lambda: None, one_machine=not of_torchrun)
+    if fsdp:
+        shard(model, group, store, group.device, one_machine=not of_torchrun)
     keep_freed_memory()
     if of_torchrun:  # which passes them on to everybody: stopping, with the work saved, is rank 0's to do
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -108,11 +112,14 @@ def serve_steps(group: Any, gradient_step: Any) -> None:
     import torch
 
     from lora_tui.engine.training.memory import apply_announced
-    from lora_tui.engine.training.ranks import END, PLAN, STEP
+    from lora_tui.engine.training.ranks import END, FOLLOW, PLAN, STEP
+    from lora_tui.engine.training.sharding import follow
 
     while (message := group.receive()).kind != END:
         if message.kind == PLAN:
             apply_announced(message.plan, gradient_step, group.rank)
+        elif message.kind == FOLLOW:
+            follow(gradient_step.model, group)
         elif message.kind == STEP:
             # What PEFT's own dropout draws from, where layers are not computed by hand: the same after a resumption.
             torch.manual_seed(gradient_step.seed + 1_000_003 * message.step + 7_919 * group.rank)

@@ -27,6 +27,12 @@ from lora_tui.errors import LoraTuiError
 END, STEP, PLAN, FOLLOW = range(4)
 """Kinds of message: no more steps · a step's examples · how steps are computed · a forward pass of rank 0's own."""
 
+SHARDED_IS_SLOWER = (
+    "Each layer's weights are gathered from all devices before it is computed (fsdp): rows one at a time, without CUDA "
+    "graphs and fused projections; an answer of the evaluation takes longer, too"
+)
+"""What keeps a sharded model from the fastest way; a sentence without its end."""
+
 _CONNECT = timedelta(minutes=10)
 _WAIT_FOR_MESSAGE = timedelta(days=30)
 """A rank waits this long for the next message: rank 0 may be evaluating, or paused."""
@@ -64,6 +70,8 @@ class Ranks(Protocol):
     """How many ranks share this one's memory: those of a CPU."""
     loads: Sequence[RankLoad]
     """Every rank's part in the step before."""
+    sharded: bool
+    """Whether the base weights are divided among the ranks (`sharding`)."""
 
     def bind(self, parameters: Sequence[nn.Parameter]) -> None:
         """Say what is trained: the same parameters, in the same order, on every rank."""
@@ -76,6 +84,9 @@ class Ranks(Protocol):
 
     def check(self) -> None:
         """Raise `LostRankError` where a rank is gone; it costs nothing, and is asked between rows."""
+
+    def rows_to_add(self, rows: int) -> int:
+        """How many rows to compute beyond these, for nothing: where weights are sharded all ranks compute as many."""
 
     def sum_gradients(self, loss: Tensor, tokens: int, ladder: tuple[int | None, int]) -> Tensor:
         """Set every ``.grad`` on rank 0 to the sum over ranks; returns the sum of their losses, a scalar."""
@@ -91,6 +102,7 @@ class OneRank:
     world: int = 1
     beside: int = 1
     loads: Sequence[RankLoad] = ()
+    sharded: bool = False
 
     def bind(self, parameters: Sequence[nn.Parameter]) -> None:
         """See `Ranks`."""
@@ -104,6 +116,10 @@ class OneRank:
 
     def check(self) -> None:
         """See `Ranks`."""
+
+    def rows_to_add(self, rows: int) -> int:
+        """See `Ranks`."""
+        return 0
 
     def sum_gradients(self, loss: Tensor, tokens: int, ladder: tuple[int | None, int]) -> Tensor:
         """See `Ranks`."""
@@ -151,6 +167,8 @@ class RankGroup:
         self.rank, self.world, self.device = rank, world, device
         self.beside = world if device.type == "cpu" else 1
         self.loads: Sequence[RankLoad] = ()
+        self.sharded = False
+        self._in_step = False
         self._control, self._data, self._lost = control, data, lost
         self._parameters: list[nn.Parameter] = []
         self._began = 0.0
@@ -184,7 +202,7 @@ class RankGroup:
         if self.rank != 0:
             with torch.no_grad():
                 torch._foreach_copy_([parameter.detach() for parameter in self._parameters], self._value_views)
-        self._began = time.perf_counter()
+        self._began, self._in_step = time.perf_counter(), True
         return share_examples([len(example.input_ids) for example in examples], self.world)[self.rank]
 
     def check(self) -> None:
@@ -192,8 +210,18 @@ class RankGroup:
         if (reason := self._lost()) is not None:
             raise LostRankError(reason)
 
+    def rows_to_add(self, rows: int) -> int:
+        """See `Ranks`."""
+        if not self.sharded:
+            return 0
+        most = torch.tensor([rows])
+        with self._communicating():
+            self._control.allreduce(most, dist.ReduceOp.MAX, timeout=_WAIT_FOR_SUM).wait()
+        return int(most) - rows
+
     def sum_gradients(self, loss: Tensor, tokens: int, ladder: tuple[int | None, int]) -> Tensor:
         """See `Ranks`; the order of the sum is that of the library for so many ranks, the same every time."""
+        self._in_step = False
         gradients = [parameter.grad for parameter in self._parameters]
         present = [gradient is not None for gradient in gradients]
         self._bucket.zero_()
@@ -242,8 +270,21 @@ class RankGroup:
                 return
 
     def follow(self) -> None:
-        """Have the other ranks take part in a forward pass of rank 0's own, which needs their parts of the weights."""
-        self._send(FOLLOW, 0, b"")
+        """Have the other ranks take part in a forward pass of rank 0's own, which needs their parts of the weights.
+
+        Nothing is sent within a step, and within `following`: there everybody computes at the same time.
+        """
+        if not self._in_step:
+            self._send(FOLLOW, 0, b"")
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Compute what every rank computes, for the block."""
+        self._in_step = True
+        try:
+            yield
+        finally:
+            self._in_step = False
 
     def _send(self, kind: int, step: int, content: bytes) -> None:
         header = torch.tensor([kind, step, len(content)], dtype=torch.int64)

@@ -36,7 +36,7 @@ from lora_tui.engine.training.packing import (
     packed_attention,
     supports_packing,
 )
-from lora_tui.engine.training.ranks import LostRankError, OneRank, Ranks
+from lora_tui.engine.training.ranks import SHARDED_IS_SLOWER, LostRankError, OneRank, Ranks
 
 _HEAD_TRANSFORMS = (
     "final_logit_softcapping",
@@ -106,10 +106,11 @@ class GradientStep:
         """Look at the model and choose the packed or the plain path, and the layers that are computed by hand."""
         base: PreTrainedModel = model.get_base_model()
         packed = supports_packing(base)
-        fast = FastLayers.of(model, packed=packed)
-        # PEFT's own dropout draws from torch's one generator: rows must then come one after the other.
-        workers = RowWorkers(base.device, allowed=fast.unsupported_reason is None)
         ladder, ranks = FallbackLadder(tokens_per_row), ranks or OneRank()
+        fast = FastLayers.of(model, packed=packed, sharded=ranks.sharded)
+        # PEFT's own dropout draws from torch's one generator: rows must then come one after the other. So they must
+        # where every layer's weights are gathered before it computes.
+        workers = RowWorkers(base.device, allowed=fast.unsupported_reason is None and not ranks.sharded)
         ranks.bind([parameter for parameter in model.parameters() if parameter.requires_grad])
         parts = model, base, packed, _has_plain_head(base), base.device, fast, workers, ladder, seed
         return cls(*parts, ranks=ranks, objective=objective)
@@ -118,6 +119,8 @@ class GradientStep:
         """Yield what keeps this model from the fastest way, a sentence each."""
         if not self.packed:
             yield "One example a row: this model's attention is not plain causal, so rows are not packed."
+        if self.ranks.sharded:
+            yield f"{SHARDED_IS_SLOWER}."
         if self.fast.unsupported_reason is not None:
             yield f"PEFT's own layers are used, which are slower: {self.fast.unsupported_reason}."
         elif self.fast.slower_reason is not None:
@@ -175,7 +178,7 @@ class GradientStep:
             try:
                 return self._accumulate(examples, share)
             except RuntimeError as problem:
-                if not self.fallback.can_lower(problem):
+                if self.ranks.sharded or not self.fallback.can_lower(problem):  # the others are at the next row
                     raise
                 error = str(problem)
             # Only here has the failed row been freed: the exception's traceback held its tensors.
@@ -210,6 +213,8 @@ class GradientStep:
                 for sums, gradients in self.row_workers.map(compute_row, rows, workers):
                     total = total + sums
                     _add_gradients(parameters, gradients)
+            for _ in range(self.ranks.rows_to_add(len(self.assign_rows(examples)))):
+                self._compute_for_nothing(parameters)
         if self.objective is not None:
             self.figures = self.objective.figures(examples, total, baseline)
         return total[0] / share.divisor
@@ -257,6 +262,12 @@ class GradientStep:
     def _losses_of(self, examples: Sequence[EncodedExample], items: Sequence[int]) -> Tensor:
         return self.label_losses(lay_out(examples, items, self.device))
 
+    def _compute_for_nothing(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Compute a row of two tokens beside the other ranks' last rows, which need this one's part of the weights."""
+        row = lay_out([EncodedExample((0, 0), (False, True), has_keyword=False, source="")], [0], self.device)
+        self.fast.set_dropout_rng(None)
+        torch.autograd.grad(self.summed_loss(row), parameters, allow_unused=True)
+
     def _accumulate_by_graphs(
         self, graphs: GraphedRows, examples: Sequence[PackableExample], share: StepShare
     ) -> Tensor:
@@ -272,7 +283,7 @@ class GradientStep:
     def record_graphs(self) -> None:
         """Compute rows by CUDA graphs from now on, where the GPU's own kernels take the whole row."""
         attentions = sum("Attention" in type(module).__name__ for module in self.base.modules())
-        replaces_all = self.plain_head and self.fast.uses_kernels
+        replaces_all = self.plain_head and self.fast.uses_kernels and not self.ranks.sharded
         if self.objective is None and replaces_all and self.fast.replaced.get("attention") == attentions > 0:
             parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
             layers = self.fast.replaced["linear"]

@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from lora_tui.engine.models.adapters import adapter_weights
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.hooks import Hooks
+from lora_tui.engine.training.launch import ParallelPlan, RankProcesses
 from lora_tui.engine.training.loop import train_model
+from lora_tui.engine.training.lora import create_lora_model
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.rank_worker import serve_steps
 from lora_tui.engine.training.ranks import (
@@ -156,6 +160,49 @@ def test_a_run_goes_on_with_another_number_of_ranks_and_says_so(
     warnings: list[str] = []
     assert sorted(train(fresh(), dataset, tmp_path, resume=True, warn=warnings.append)) == [5, 6, 7, 8, 9]
     assert warnings == ["The run began on 2 devices and goes on with 1: not to the last bit as it would have."]
+
+
+def test_a_process_with_half_of_the_weights_trains_and_evaluates_with_this_one(
+    base_folder: Path, dataset: TextDataset, tmp_path: Path
+) -> None:
+    """The only test with a second process: FSDP2 needs one. The evaluation computes on this one alone."""
+    changes = {"lora.dropout": 0.2, "training.max_epochs": 3, "training.save_steps": 2, "model_name": str(base_folder)}
+    settings = tiny_settings({**changes, "gradient_checkpointing": True})
+    tuning, adapters, losses = settings.fine_tuning, [], []
+
+    def run(model: Any, folder: Path, ranks: Any = None) -> None:
+        seen: list[float] = []
+        prompt = torch.tensor([[5, 6, 7]])
+
+        @torch.inference_mode()
+        def evaluate(step: int) -> float:
+            return float(model(input_ids=prompt).logits.mean())
+
+        hooks = Hooks(on_step=lambda report: seen.append(report.loss), evaluate=evaluate)
+        train_model(model, dataset, tuning, folder, hooks, ranks=ranks)
+        losses.append(seen)
+        adapters.append(adapter_weights(model))
+
+    processes = RankProcesses(ParallelPlan("fsdp", ("cpu", "cpu"), 2, 1), settings)
+    try:
+        base = AutoModelForCausalLM.from_pretrained(base_folder)
+        whole = [parameter.numel() for parameter in base.model.layers.parameters()]
+        model = create_lora_model(base, tuning.lora, tuning.training.seed)
+        group = processes.connect(model)
+        parts = [p for p in model.get_base_model().model.layers.parameters() if not p.requires_grad]
+        assert sum(part.to_local().numel() for part in parts) == sum(whole) // 2
+        run(model, tmp_path / "sharded", group)
+    finally:
+        processes.close()
+    alone = create_lora_model(AutoModelForCausalLM.from_pretrained(base_folder), tuning.lora, tuning.training.seed)
+    run(alone, tmp_path / "alone")
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    for name, value in adapters[0].items():
+        assert float((value - adapters[1][name]).norm() / adapters[1][name].norm()) < 2e-6
+    saved = load_file(tmp_path / "sharded" / "best" / "adapter_model.safetensors")
+    assert {name: value.shape for name, value in saved.items()} == {
+        name: value.shape for name, value in adapters[1].items()
+    }, "whole, not the part of one rank (accelerate#4206)"
 
 
 def test_a_rank_that_is_gone_ends_the_run_with_everything_saved(

@@ -86,16 +86,20 @@ class FastLayers:
     uses_kernels: bool = False
     fuses_low_ranks: bool = False
     has_dropout: bool = False
+    sharded: bool = False
     compute_copies: ComputeCopies | None = None
     _specs: dict[nn.Module, SpecOf] = field(default_factory=dict)
     _adapted: dict[nn.Module, AdaptedLinear] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: PeftModel, *, packed: bool) -> Self:
-        """Decide what replaces `model`'s layers; `packed` says that its attention may be computed span by span."""
+    def of(cls, model: PeftModel, *, packed: bool, sharded: bool = False) -> Self:
+        """Decide what replaces `model`'s layers; `packed` says that its attention may be computed span by span.
+
+        Weights that are `sharded` are gathered layer by layer: those of several projections cannot be moved into one.
+        """
         first = next(model.parameters())
         device, dtype, on_cpu = first.device, first.dtype, first.device.type == "cpu"
-        layers = cls(row=_ThreadRowState() if on_cpu else _RowState())
+        layers = cls(row=_ThreadRowState() if on_cpu else _RowState(), sharded=sharded)
         adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
         layers.unsupported_reason = next(
             (reason for module in adapted if (reason := _unsupported_reason(module))), None
@@ -228,7 +232,7 @@ class FastLayers:
 
         None on the CPU, where it saves nothing, and where they are too unlike.
         """
-        if not self.uses_kernels or self._specs_of(*modules) is None:
+        if not self.uses_kernels or self.sharded or self._specs_of(*modules) is None:
             return None
         layers = [self._adapted.get(module, module) for module in modules]
         fused = FusedProjection.of(layers, MAX_KERNEL_RANK if self.fuses_low_ranks else 0)
