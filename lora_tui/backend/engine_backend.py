@@ -6,6 +6,7 @@ before. Calls come from the app's loop and run on the engine's.
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
@@ -13,6 +14,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from lora_tui.backend.queue_loop import QueueLoop
 from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.protocol.backend import ChatTarget, Conversation, ForecastText, LoadProgress, ReviewResult
 from lora_tui.protocol.rating import RatingItem, RatingQueue, RatingTotals, Subject
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from lora_tui.engine.chat.session import ChatSession
     from lora_tui.engine.forecast.forecast import SettingsForecast
     from lora_tui.engine.runtime.engine import Engine, Outcome
+    from lora_tui.store.rows import Run
 
 T = TypeVar("T")
 
@@ -31,11 +34,15 @@ T = TypeVar("T")
 class EngineBackend:
     """The `Backend` of the app's process; see there for what each call does. `_own` are the runs of this process."""
 
-    def __init__(self, store_path: Path) -> None:
+    def __init__(self, store_path: Path, on_end: "Callable[[Run], None]" = lambda run: None) -> None:
+        """`on_end` is told of each run of this process that has ended, on the engine's thread."""
         self._store_path = store_path
+        self._on_end = on_end
+        self._telling: list[Future[None]] = []
         self._engine: Engine | None = None
         self._starting = threading.Lock()
         self._own: dict[int, Future[Outcome]] = {}
+        self._queue = QueueLoop(self._add_own)
 
     def _running_engine(self) -> "Engine":
         """Return the engine, started by the first caller; blocks while its modules are imported."""
@@ -70,8 +77,75 @@ class EngineBackend:
             mode, settings, given = resumed.run.mode, resumed.settings, {**resumed.run.options, **given}
         engine = await asyncio.to_thread(self._running_engine)
         run_id, ending = await asyncio.to_thread(engine.submit, mode, settings, given, resume)
-        self._own[run_id] = ending
+        self._add_own(run_id, ending)
+        self._queue.turn_on(engine)
         return run_id
+
+    def _add_own(self, run_id: int, ending: "Future[Outcome]") -> None:
+        """Take a run into those of this process, and have its end told."""
+        self._own[run_id] = ending
+
+        async def tell(engine: "Engine") -> None:
+            from lora_tui.store import runs
+
+            run = await runs.get(engine.open_store, run_id)
+            if run is not None:
+                self._on_end(run)
+
+        def ended(_: "Future[Outcome]") -> None:
+            engine = self._running_engine()
+            self._telling.append(engine.call(tell(engine)))
+
+        ending.add_done_callback(ended)
+
+    async def queue_run(self, mode: str, settings: "Settings", options: Mapping[str, Any]) -> int:
+        """Add a run to the queue, and work through it from now on."""
+        from lora_tui.engine.runtime.queue import add_run
+
+        return await self._add_to_queue(lambda store: add_run(store, mode, settings, options))
+
+    async def queue_copy(self, run_id: int) -> int:
+        """Add a run with the settings of another to the queue, and work through it from now on."""
+        from lora_tui.engine.runtime.queue import add_copy
+
+        return await self._add_to_queue(lambda store: add_copy(store, run_id))
+
+    async def queue_sweep(self, spec: str, settings: "Settings", options: Mapping[str, Any]) -> list[int]:
+        """Add the runs of a sweep to the queue, and work through it from now on."""
+        from lora_tui.config.sweep import read_sweep
+        from lora_tui.engine.runtime.queue import add_sweep
+
+        points = read_sweep([spec])
+        return (await self._add_to_queue(lambda store: add_sweep(store, points, settings, options)))[1]
+
+    async def _add_to_queue(self, work: Callable[[Store], Coroutine[Any, Any, T]]) -> T:
+        added = await self._on_store(work)
+        await self.work_queue(on=True)
+        return added
+
+    async def move_in_queue(self, run_id: int, by: int) -> None:
+        """Move a run of the queue by one place."""
+        from lora_tui.engine.runtime.queue import move
+
+        await self._on_store(lambda store: move(store, run_id, by))
+
+    async def take_out(self, run_id: int) -> bool:
+        """Take a run out of the queue."""
+        from lora_tui.engine.runtime.queue import take_out
+
+        return await self._on_store(lambda store: take_out(store, run_id))
+
+    async def work_queue(self, *, on: bool) -> None:
+        """Work through the queue from now on, or begin nothing more of it."""
+        if on:
+            self._queue.turn_on(await asyncio.to_thread(self._running_engine))
+        else:
+            self._queue.turn_off()
+
+    @property
+    def works_queue(self) -> bool:
+        """Whether this process begins the runs of the queue."""
+        return self._queue.is_on
 
     async def stop(self, run_id: int) -> None:
         """Ask a run of any process to save its work and end."""
@@ -88,22 +162,31 @@ class EngineBackend:
 
     def own_live_runs(self) -> list[int]:
         """The runs of this process that have not ended."""
-        return [run_id for run_id, ending in self._own.items() if not ending.done()]
+        return [run_id for run_id, ending in list(self._own.items()) if not ending.done()]
 
     def stop_own(self) -> None:
-        """Ask every run of this process to save its work and end."""
+        """Ask every run of this process to save its work and end; those of the queue go on when it is worked again."""
+        self._queue.turn_off()
         for run_id in self.own_live_runs():
-            self._running_engine().stop(run_id)
+            if not self._queue.stop_and_go_on_later(self._running_engine(), run_id):
+                self._running_engine().stop(run_id)
 
     def wait(self, seconds: float) -> "list[Outcome] | None":
-        """Wait for the runs of this process to end; returns how they ended, None while one goes on."""
-        _, going_on = wait_for(list(self._own.values()), timeout=seconds)
-        return None if going_on else [ending.result() for ending in self._own.values()]
+        """Wait for the runs of this process to end, and for the queue that it works; None while something goes on."""
+        own = list(self._own.values())
+        _, going_on = wait_for(own, timeout=seconds)
+        if going_on:
+            return None
+        if not self._queue.is_idle:
+            time.sleep(seconds)  # between two of its runs
+            return None
+        return [ending.result() for ending in own]
 
     def close(self) -> None:
         """Stop the runs that go on, wait for their end, and close the engine."""
         self.stop_own()
         wait_for(list(self._own.values()))
+        wait_for(self._telling)
         if self._engine is not None:
             self._engine.close()
 

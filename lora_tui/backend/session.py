@@ -24,6 +24,7 @@ from lora_tui.tui.state import AppOptions, AppState
 
 if TYPE_CHECKING:
     from lora_tui.config.load import Loaded
+    from lora_tui.store.rows import Run
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,8 @@ class _AppProcess:
         self._launch = launch = AppLaunch(**json.loads(received))
         self._report.log_file = set_up_logging(launch.log_level)
         register_key_variable(launch.key_variable)
-        backend = EngineBackend(Path(launch.store))
+        state = AppState(self._load)
+        backend = EngineBackend(Path(launch.store), lambda run: _tell_end(run, state, launch.store))
         animation = launch.app["animation"]
         options = AppOptions(
             launch.app["theme"],
@@ -97,7 +99,7 @@ class _AppProcess:
         )
         terminal = self._streams.lend_terminal(self._report.log_file)
         try:
-            ending = self._show(backend, terminal, options)
+            ending = self._show(backend, state, terminal, options)
         finally:
             self._streams.take_terminal_back()
         try:
@@ -117,12 +119,12 @@ class _AppProcess:
             log.exception("the configuration has changed since the start")
             return Loaded(Settings(), None)
 
-    def _show(self, backend: EngineBackend, terminal: int, options: AppOptions) -> str:
+    def _show(self, backend: EngineBackend, state: AppState, terminal: int, options: AppOptions) -> str:
         from lora_tui.tui.app import LoraApp
         from lora_tui.tui.driver import SteadyDriver
 
         SteadyDriver.terminal = terminal
-        launch, state = self._launch, AppState(self._load)
+        launch = self._launch
         app = LoraApp(Path(launch.store), backend, state, options, attach=launch.attach, log_file=self._report.log_file)
 
         async def show() -> None:
@@ -198,3 +200,17 @@ class _AppProcess:
         if interrupts.exit_status is not None:
             return interrupts.exit_status
         return max((outcome.exit_status for outcome in outcomes), default=0)
+
+
+def _tell_end(run: "Run", state: AppState, store: str) -> None:
+    """Tell the user's command and address that a run of this process has ended; the app itself tells the terminal."""
+    from lora_tui.config.command_consent import notify_question
+    from lora_tui.terminal.notify import ending_of, is_told, tell_soon
+
+    def warn(problem: str) -> None:
+        log.warning("%s", problem)
+        state.warnings.append(problem)
+
+    settings, ending = state.settings.notify, ending_of(run, store)
+    if is_told(ending, settings) and notify_question(settings, state.notify_named_in) is None:
+        tell_soon(ending, settings, warn)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lora_tui.cli.endings import EndingTeller
 from lora_tui.cli.follow import RunFollower, follow_own_run
 from lora_tui.cli.narration import make_narrator
 from lora_tui.cli.runs import write_run_table
@@ -14,13 +15,8 @@ from lora_tui.cli.sweep import read_sweeps, sweep_fields, write_sweep
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.read import hub_name, training_file
 from lora_tui.engine.runtime.engine import Engine, Outcome
-from lora_tui.engine.runtime.queue import (
-    BegunRun,
-    QueueWorker,
-    add_to_queue,
-    remember_consent,
-    stop_and_go_on_later,
-)
+from lora_tui.engine.runtime.queue import BegunRun, QueueWorker, stop_and_go_on_later
+from lora_tui.engine.runtime.queue import add_run as add_run_to
 from lora_tui.engine.runtime.resume import store_flag
 from lora_tui.secrets import register_key_variable
 from lora_tui.store import queue, runs
@@ -37,7 +33,6 @@ _POLL_SECONDS = 1.0
 def add_run(report: Report, mode: str, settings: Settings, options: Mapping[str, Any], store_path: Path) -> int:
     """Add a run to the queue and say where it stands; returns the exit status."""
     run_id, entries = asyncio.run(_add(mode, settings, options, store_path))
-    remember_consent(mode, settings, store_path)
     place = [entry.run_id for entry in entries].index(run_id) + 1
     report.run_id = run_id
     if mode == "train":
@@ -59,8 +54,7 @@ async def _add(
     mode: str, settings: Settings, options: Mapping[str, Any], store_path: Path
 ) -> tuple[int, list[QueueEntry]]:
     async with await Store.open(store_path) as store:
-        async with store.transaction() as t:
-            run_id = await add_to_queue(t, mode, settings, options)
+        run_id = await add_run_to(store, mode, settings, options)
         return run_id, await queue.entries(store)
 
 
@@ -72,7 +66,12 @@ def tell_added(report: Report, group_id: int, store_path: Path) -> int:
 
 
 def work_queue(
-    streams: Streams, report: Report, settings: Settings, store_path: Path, group_id: int | None = None
+    streams: Streams,
+    report: Report,
+    settings: Settings,
+    store_path: Path,
+    teller: EndingTeller,
+    group_id: int | None = None,
 ) -> int:
     """Work through the queue, or through one sweep of it, until nothing is left to do; returns the exit status."""
     flag = store_flag(store_path)
@@ -88,12 +87,13 @@ def work_queue(
         engine = Engine(store_path)
         try:
             engine.start()
-            work = _Work(
-                engine, streams, report, interrupts, QueueWorker(engine, settings.fine_tuning.device, group_id)
-            )
+            worker = QueueWorker(engine, settings.fine_tuning.device, group_id)
+            work = _Work(engine, streams, report, interrupts, worker, teller)
             asyncio.run(work.to_end(store_path))
         finally:
             engine.close()
+    if interrupts.stopped_by is None and not work.reader_left:
+        teller.queue_ended(work.outcomes)
     return BROKEN_PIPE_STATUS if work.reader_left else _end(report, streams, work, store_path, group_id)
 
 
@@ -130,7 +130,13 @@ class _Work:
     """The loop of a process that works the queue: begin a run, write it to its end, begin the next."""
 
     def __init__(
-        self, engine: Engine, streams: Streams, report: Report, interrupts: Interrupts, worker: QueueWorker
+        self,
+        engine: Engine,
+        streams: Streams,
+        report: Report,
+        interrupts: Interrupts,
+        worker: QueueWorker,
+        teller: EndingTeller,
     ) -> None:
         self.outcomes: list[Outcome] = []
         self.interrupts = interrupts
@@ -140,6 +146,7 @@ class _Work:
         self._streams = streams
         self._report = report
         self._worker = worker
+        self._teller = teller
 
     async def to_end(self, store_path: Path) -> None:
         """Work until nothing is left, or a signal or the reader ends it."""
@@ -186,7 +193,8 @@ class _Work:
         try:
             await follower.skip_past(begun.seen)
             outcome = await follow_own_run(follower, ending, self.interrupts, stop, begun.mode)
-            told = follower.ending(outcome, await runs.get(store, run_id))
+            run = await runs.get(store, run_id)
+            told = follower.ending(outcome, run)
             goes_on = replace(told, resume_command=f"lora-tui --run queue{store_flag(store.path)}")
             if not report.json_lines and begun.group_id is not None:  # the table of the sweep has what it came to
                 goes_on = replace(goes_on, outcome=replace(outcome, result={}))
@@ -194,6 +202,7 @@ class _Work:
                 narrator.close()
                 self._streams.out.write(f"run {run_id} ({begun.mode}):\n")
             await follower.narrate(narrator.end, goes_on)
+            self._teller.run_ended(run)
         finally:
             narrator.close()
             if not ending.done():  # following it has failed: the engine closes only when its runs have ended

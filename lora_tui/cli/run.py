@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_tui.cli.chat import chat_mode
+from lora_tui.cli.endings import EndingTeller
 from lora_tui.cli.follow import RunFollower, follow_own_run, resume_command
 from lora_tui.cli.narration import Narrator, make_narrator
 from lora_tui.cli.queue import add_run, tell_added, work_queue
@@ -56,8 +57,10 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
     """Do what ``--run``, ``--resume`` or ``--generate-training-file`` asks for; returns the exit status."""
     if (started := torchrun_rank()) is not None and started[0] > 0:
         return serve_under_torchrun() if request.run in (None, *TRAINING_MODES) else 0  # rank 0 does the rest alone
+    teller = EndingTeller(streams, report, loaded, store_path)
     if request.run == "queue":
-        return work_queue(streams, report, loaded.settings, store_path)
+        teller.ask(can_ask=_can_ask(request, streams))
+        return work_queue(streams, report, loaded.settings, store_path, teller)
     if (purpose := None if request.queue else _needs_trained(request, loaded.settings)) is not None:
         asyncio.run(require_trained(store_path, purpose, training_file(loaded.settings)))
     if request.run == "chat":
@@ -75,15 +78,19 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
         group_id = plan_sweep(report, request.sweep, plan.settings, plan.options, store_path)
         if request.queue:
             return tell_added(report, group_id, store_path)
-        return work_queue(streams, report, plan.settings, store_path, group_id)
+        teller.ask(can_ask=_can_ask(request, streams))
+        return work_queue(streams, report, plan.settings, store_path, teller, group_id)
     if request.queue:
         return add_run(report, plan.mode, plan.settings, plan.options, store_path)
+    teller.ask(can_ask=_can_ask(request, streams))
     narrator = make_narrator(streams, report)
     with Interrupts(streams, lambda status: _final_output(report, store_path, status)).handled() as interrupts:
         engine = Engine(store_path)
         try:
             engine.start()
-            status = asyncio.run(_follow_to_end(plan, engine, streams, report, narrator, interrupts, store_path))
+            status = asyncio.run(
+                _follow_to_end(plan, engine, streams, report, narrator, interrupts, store_path, teller)
+            )
         finally:
             narrator.close()
             engine.close()
@@ -212,6 +219,7 @@ async def _follow_to_end(
     narrator: Narrator,
     interrupts: Interrupts,
     path: Path,
+    teller: EndingTeller,
 ) -> int:
     """Submit a run to the engine and write it to its end; returns the exit status."""
     async with await Store.open(path) as store:
@@ -232,7 +240,9 @@ async def _follow_to_end(
         if outcome.state == "stopped":
             signalled = BROKEN_PIPE_STATUS if follower.reader_left else interrupts.exit_status
             outcome = replace(outcome, exit_status=signalled or outcome.exit_status)
-        await follower.narrate(narrator.end, follower.ending(outcome, await runs.get(store, run_id)))
+        run = await runs.get(store, run_id)
+        await follower.narrate(narrator.end, follower.ending(outcome, run))
+        teller.run_ended(run)
         if streams.hung_up:
             log.info("run %s went on without its terminal and is %s", run_id, outcome.state)
         return BROKEN_PIPE_STATUS if follower.reader_left else outcome.exit_status

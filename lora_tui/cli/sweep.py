@@ -13,11 +13,10 @@ from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.config.sweep import read_sweep
 from lora_tui.engine.forecast.forecast import forecast_with_history
-from lora_tui.engine.runtime.queue import add_to_queue
+from lora_tui.engine.runtime.queue import add_sweep
 from lora_tui.engine.runtime.resume import open_existing, store_flag
 from lora_tui.errors import UsageError
 from lora_tui.protocol.sweep import axis_names, point_text, setting_text
-from lora_tui.store import queue
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import run_lines_of
 from lora_tui.store.queries.sweeps import SweepRow, best_of, groups_of, ranked, sweep_rows
@@ -35,8 +34,7 @@ def plan_sweep(
     Every run's settings are checked before the first is added: raises `UsageError` or `ConfigError`.
     """
     points = read_sweep(specs)
-    planned = [with_values(settings, point) for point in points]
-    group_id, run_ids, seconds = asyncio.run(_add(points, planned, options, store_path))
+    group_id, run_ids, seconds = asyncio.run(_add(points, settings, options, store_path))
     if report.json_lines:
         runs = [
             {"run": run_id, "sets": point, "seconds": takes}
@@ -57,23 +55,18 @@ def plan_sweep(
 
 
 async def _add(
-    points: Sequence[Mapping[str, Any]], planned: Sequence[Settings], options: Mapping[str, Any], store_path: Path
+    points: Sequence[Mapping[str, Any]], settings: Settings, options: Mapping[str, Any], store_path: Path
 ) -> tuple[int, list[int], list[float | None]]:
-    """Add the runs in one transaction; returns the group, its runs, and the seconds that each is expected to take."""
+    """Add the runs; returns the group, its runs, and the seconds that each is expected to take."""
     named = options.get("train_data_file")
+    planned = [with_values(settings, point) for point in points]  # before a store is made
     async with await Store.open(store_path) as store:
         history = await planned_runs(store)
         seconds = [
-            (await asyncio.to_thread(forecast_with_history, settings, history, named and Path(named))).training.seconds
-            for settings in planned
+            (await asyncio.to_thread(forecast_with_history, chosen, history, named and Path(named))).training.seconds
+            for chosen in planned
         ]
-        async with store.transaction() as t:
-            group_id = await queue.add_group(t, "sweep", {"points": [dict(point) for point in points]})
-            run_ids = [
-                await add_to_queue(t, "train", settings, options, group_id=group_id, point=point)
-                for settings, point in zip(planned, points, strict=True)
-            ]
-    return group_id, run_ids, [one.value for one in seconds]
+        return *await add_sweep(store, points, settings, options), [one.value for one in seconds]
 
 
 def show_sweep(streams: Streams, report: Report, group_id: int, store_path: Path) -> int:
@@ -138,7 +131,7 @@ def write_sweep(streams: Streams, group_id: int, rows: Sequence[SweepRow], flag:
         table.add_column("State", no_wrap=True)
     for row in ranked(rows):
         cells = [str(row.run_id)]
-        cells += [clean(setting_text(row.point[key])) if key in row.point else "–" for key in names]
+        cells += [clean(setting_text(key, row.point[key])) if key in row.point else "–" for key in names]
         cells += [_figure(row.loss, ".3g"), _figure(row.held_out_loss, ".3f"), _figure(row.score, ".2f")]
         cells += ["–" if row.asked is None else f"{row.right}/{row.asked}"]
         cells += ["–" if row.seconds is None else duration(row.seconds)]

@@ -36,6 +36,7 @@ SECTION_TITLES: dict[str, str] = {
     "fine_tuning.chat": "Chat",
     "serving": "Server",
     "logging": "Log file",
+    "notify": "When it has ended",
     "app": "App",
 }
 """What each section is called on a screen, in the order of the documented file."""

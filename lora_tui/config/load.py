@@ -46,6 +46,7 @@ FILE_NAME = "config.toml"
 _PREFIX = "LORA_TUI__"
 _KEY_NAME = "data_generation.api_key_env"
 _ADDRESS = "data_generation.base_url"
+_NOTIFY = ("notify.on_finish", "notify.webhook", "notify.webhook_token_env")
 _COMMANDS = ("data_generation", "extractors")
 _SET = Source("--set")
 
@@ -73,6 +74,8 @@ class Loaded:
     """The file, where it is the one that names ``data_generation.base_url``, and the variable was not typed."""
     commands_named_in: Path | None = None
     """The file, where it names a command of ``data_generation.extractors`` that was not typed."""
+    notify_named_in: Path | None = None
+    """The file, where it names the command or the address of ``[notify]``, or the variable of its token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,7 @@ def load_settings(
     copied = copied_keys({".".join(entry.path): entry.value for entry in in_file})
     by_file = set() if _KEY_NAME in _names(given) else _names(in_file) - _names(given)
     written = with_written(settings, (_names(in_file) - copied) | _names(given))
+    typed_paths = {entry.path for entry in given}
     typed, in_force = _commands_in(given), settings.data_generation.extractors
     of_file = {name: command for name, command in _commands_in(in_file).items() if typed.get(name) != command}
     has_commands = any(in_force.get(name) == command for name, command in of_file.items())
@@ -114,6 +118,7 @@ def load_settings(
         path if _KEY_NAME in by_file else None,
         path if _ADDRESS in by_file else None,
         path if has_commands else None,
+        path if any(_is_notify(entry) for entry in in_file if entry.path not in typed_paths) else None,
     )
 
 
@@ -220,6 +225,12 @@ def _commands_in(entries: Iterable[_Entry]) -> dict[str, Any]:
         elif entry.path[:-1] == _COMMANDS:
             found[entry.path[-1]] = entry.value
     return found
+
+
+def _is_notify(entry: _Entry) -> bool:
+    """Whether an entry has something done at the end of runs that the defaults do not have done."""
+    name = ".".join(entry.path)
+    return name in _NOTIFY and entry.value != all_keys()[name].default
 
 
 def _override(path: KeyPath, value: Any, source_of: SourceOf, problems: list[Problem]) -> list[_Entry]:

@@ -24,6 +24,7 @@ from lora_tui.config.values import (
     Limit,
     ModuleNames,
     NotNegative,
+    OptionalText,
     PathText,
     Pattern,
     Positive,
@@ -36,6 +37,7 @@ from lora_tui.config.values import (
     Text,
     Texts,
     TrainingData,
+    WebhookAddress,
     conflict,
     refusal,
 )
@@ -386,6 +388,29 @@ class Logging(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
 
 
+class Notify(Section):
+    """Who is told when a run, or all of the queue, has ended, well or not."""
+
+    after_s: NotNegative = Field(
+        60.0, description="Runs that took fewer seconds are not told of; the end of a queue of several always is."
+    )
+    terminal: bool = Field(
+        True, description="Ring the terminal's bell and have it show a message, where it can (OSC 9 and 777)."
+    )
+    on_finish: OptionalText = Field(
+        "",
+        description="Command for the shell; it finds what has ended in LORA_TUI_RUN, LORA_TUI_MODE, LORA_TUI_STATUS, "
+        "LORA_TUI_SCORE, LORA_TUI_SECONDS, LORA_TUI_MESSAGE.",
+    )
+    webhook: WebhookAddress = Field(
+        "", description='Address that is sent the same as JSON; "$NAME" takes one that is secret from the environment.'
+    )
+    webhook_token_env: EnvironmentName = Field(
+        "WEBHOOK_TOKEN",
+        description="Name of the environment variable with a token that the address asks for. Never the token itself.",
+    )
+
+
 class App(Section):
     """The full-screen app: how it looks, and the keys it listens to."""
 
@@ -412,4 +437,5 @@ class Settings(Section):
     fine_tuning: FineTuning = Field(default_factory=FineTuning)
     serving: Serving = Field(default_factory=Serving)
     logging: Logging = Field(default_factory=Logging)
+    notify: Notify = Field(default_factory=Notify)
     app: App = Field(default_factory=App)

@@ -206,6 +206,15 @@ TrainingData = Annotated[OptionalPath, AfterValidator(_training_data)]
 
 PathText = Annotated[OptionalPath, _check(str.strip, "must not be empty")]
 Url = Annotated[str, AfterValidator(_base_url), Kind("a web address (http:// or https://) or empty")]
+
+
+def _webhook(text: str) -> str:
+    return text if re.fullmatch(r"\$[A-Z_][A-Z0-9_]{0,63}", text) else _base_url(text)
+
+
+WebhookAddress = Annotated[
+    OptionalText, AfterValidator(_webhook), Kind('a web address, or "$NAME" of an environment variable, or empty')
+]
 Device = Annotated[
     str,
     _check(

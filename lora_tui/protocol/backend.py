@@ -120,6 +120,28 @@ class Backend(Protocol):
     async def send_command(self, run_id: int, command: str) -> None:
         """Ask the owner of a live run for ``checkpoint``, ``pause`` or ``continue``."""
 
+    async def queue_run(self, mode: str, settings: "Settings", options: Mapping[str, Any]) -> int:
+        """Add a run to the queue, which this process works through from now on; returns its id."""
+
+    async def queue_copy(self, run_id: int) -> int:
+        """Add a run with the settings of another to the queue, as `queue_run` does."""
+
+    async def queue_sweep(self, spec: str, settings: "Settings", options: Mapping[str, Any]) -> list[int]:
+        """Add a training run for each value of ``KEY=VALUE,VALUE`` or each point of a file, as `queue_run` does."""
+
+    async def move_in_queue(self, run_id: int, by: int) -> None:
+        """Move a run of the queue by one place, towards the front where `by` is below zero."""
+
+    async def take_out(self, run_id: int) -> bool:
+        """Take a run out of the queue; False where it has begun."""
+
+    async def work_queue(self, *, on: bool) -> None:
+        """Work through the queue from now on, or begin nothing more of it."""
+
+    @property
+    def works_queue(self) -> bool:
+        """Whether this process begins the runs of the queue."""
+
     def own_live_runs(self) -> list[int]:
         """The runs of this process that have not ended."""
 

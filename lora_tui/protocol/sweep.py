@@ -1,6 +1,7 @@
 """What a sweep's settings are called and how their values are written; small, for both sides."""
 
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from lora_tui.protocol.choice import value_text
@@ -15,9 +16,13 @@ def axis_names(points: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 def point_text(point: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """Return what a run sets in words: "lora_lr 1e-4, r 8"."""
-    return ", ".join(f"{names[key]} {setting_text(value)}" for key, value in point.items())
+    return ", ".join(f"{names[key]} {setting_text(key, value)}" for key, value in point.items())
 
 
-def setting_text(value: Any) -> str:
-    """Return a value of a sweep as it is shown."""
-    return ", ".join(map(str, value)) if isinstance(value, list) else value_text(value)
+def setting_text(key: str, value: Any) -> str:
+    """Return a value of a sweep as it is shown; learning rates as powers of ten, however large."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, float) and value and key.endswith("_lr"):
+        return f"{Decimal(repr(value)).normalize():E}".replace("E-0", "e-").replace("E", "e")
+    return value_text(value)

@@ -4,7 +4,7 @@ Screens call these from their keys. A refusal, or a bug, is shown; the caller go
 dialog it was asked for in: it is the app's own worker.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lora_tui.protocol.backend import ForecastText, ReviewResult
@@ -40,7 +40,11 @@ class AppActions:
         given = dict(options or {})
         if mode == "train" and resume is None and services.state.training_file is not None:
             given.setdefault("train_data_file", str(services.state.training_file))
-        if mode in ("generate", "quickstart") and await self._asks_consent(mode, resume):
+
+        def begin() -> Coroutine[Any, Any, None]:
+            return self._start_and_show(mode) if resume is None else self._resume_and_show(mode, resume)
+
+        if await self.asks_consent(mode, resume, begin):
             return None
         started = services.backend.start(mode, services.state.settings, given, resume)
         run_id = await services.attempt(started)
@@ -179,12 +183,12 @@ class AppActions:
 
         self._services.ask(ChoiceDialog(question, choices, details=safe_text(lines)), send)
 
-    async def _asks_consent(self, mode: str, resume: int | None) -> bool:
-        """Ask, where it is needed, whether the key that a file names may be sent, or its commands run; then begin.
+    async def asks_consent(self, mode: str, resume: int | None, begin: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """Ask, where it is needed, whether the key that a file names may be sent, or its commands run; then `begin`.
 
         A run that goes on may name others than the configuration: the store is the file then.
         """
-        from lora_tui.config.command_consent import allow_commands, command_question
+        from lora_tui.config.command_consent import allow_commands, allow_notify, command_question, notify_question
         from lora_tui.config.key_consent import allow_key, key_question
 
         services = self._services
@@ -201,26 +205,34 @@ class AppActions:
             if isinstance(commands, dict) and commands != settings.extractors:
                 settings, commands_in = settings.model_copy(update={"extractors": commands}), store.path
         key = key_question(settings, named_in, address_in) if mode == "generate" else None
-        command = command_question(settings, commands_in)
+        command = command_question(settings, commands_in) if mode in ("generate", "quickstart") else None
+        notify = None if state.tells_without_asking else notify_question(state.settings.notify, state.notify_named_in)
+        without: list[Choice] = []
         if key is not None:
             text, yes = key.text, Choice("send", "s", "Send it", "asked once for this file and this address")
             no = Choice("cancel", "c", "Cancel", "nothing has been sent")
         elif command is not None:
             text, yes = command.text, Choice("run", "r", "Run them", "asked once for this file and these commands")
             no = Choice("cancel", "c", "Cancel", "nothing has been run")
+        elif notify is not None:
+            text, yes = notify.text, Choice("allow", "a", "Allow it", "asked once for this file and what it names")
+            without = [Choice("without", "w", "Begin without it", "nobody is told when the run ends")]
+            no = Choice("cancel", "c", "Cancel", "nothing has begun")
         else:
             return False
 
-        def chosen(_: str) -> None:
+        def chosen(choice: str) -> None:
             with services.reporting():
                 if key is not None:
                     allow_key(key)
                 elif command is not None:
                     allow_commands(command)
-                begin = self._start_and_show(mode) if resume is None else self._resume_and_show(mode, resume)
-                services.run_worker(begin, "begin")
+                elif notify is not None and choice == "allow":
+                    allow_notify(notify)
+                state.tells_without_asking |= choice == "without"
+                services.run_worker(begin(), "begin")
 
-        services.ask(ChoiceDialog(text, [yes, no]), chosen)
+        services.ask(ChoiceDialog(text, [yes, *without, no]), chosen)
         return True
 
     async def _resume_and_show(self, mode: str, run_id: int) -> None:

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from lora_tui.errors import LoraTuiError
+from lora_tui.protocol.ending import Ending
 from lora_tui.secrets import redact
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine, run_lines
+from lora_tui.store.rows import LIVE_STATES, WAITING
+from lora_tui.text import count
 from lora_tui.tui.dialogs import Problem
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.state import FOLLOWED_MODES
+from lora_tui.tui.views.run_list import elapsed_seconds
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,10 @@ class StorePoller:
         self._ask_send = ask_send
         self._runs_read_at = 0.0
         self._runs_stale = False
+        self._waiting: set[int] = set()
+        """Runs that waited in the queue at the last look."""
+        self._live: set[int] = set()
+        """Runs that had an owner at the last look."""
         self.polls = 0
         """Polls that have succeeded."""
 
@@ -83,6 +91,8 @@ class StorePoller:
             self._runs_read_at = time.monotonic()
             state.runs = await run_lines(reader.store)
             self._choose_runs_in_view(first=first)
+            self._tell_of_queue(first=first)
+            self._tell_of_ends()
             self._report_failures()
             await self._report_exports(reader.store)
         if first:
@@ -109,11 +119,40 @@ class StorePoller:
             self._services.show_run(run)
             return
         for screen, modes in FOLLOWED_MODES.items():
-            newest = next((run.id for run in state.runs if run.mode in modes), None)
+            newest = next((run.id for run in state.runs if run.mode in modes and run.state != WAITING), None)
             if newest is not None:
                 state.in_view.setdefault(screen, newest)
         if first and state.live_run is not None:
             self._services.show_run(state.live_run)
+
+    def _tell_of_queue(self, *, first: bool) -> None:
+        """Show which run of the queue begins, and follow it; at the start, say that there are some and nobody works."""
+        services, state = self._services, self._services.state
+        waiting = {run.id for run in state.runs if run.state == WAITING}
+        if first and waiting and state.live_run is None:
+            services.notify(f"{count(len(waiting), 'run')} in the queue: W on Runs (4) works through it.")
+        for run in state.runs:
+            if run.id in self._waiting - waiting and run.state in LIVE_STATES:
+                left = f"; {len(waiting):,} more in the queue" if waiting else ", the last in the queue"
+                services.notify(f"Run {run.id} ({run.mode}) begins{left}.")
+                for screen, modes in FOLLOWED_MODES.items():
+                    shown = state.run_on(screen)
+                    if run.mode in modes and (shown is None or shown.state not in LIVE_STATES):
+                        state.in_view[screen] = run.id
+        self._waiting = waiting
+
+    def _tell_of_ends(self) -> None:
+        """Let the terminal say that a run has ended that took its time, and show what went wrong in telling others."""
+        state = self._services.state
+        for run in state.runs:
+            if run.id in self._live and run.state in ("finished", "failed"):
+                took, wanted = elapsed_seconds(run) or 0.0, state.settings.notify
+                if wanted.terminal and run.mode != "serve" and took >= wanted.after_s:
+                    ending = Ending(run.state, run.id, run.mode, run.name, run.best_score, took, run.error or "")
+                    self._services.signal(ending.message)
+        self._live = {run.id for run in state.runs if run.state in LIVE_STATES}
+        while state.warnings:
+            self._services.notify(state.warnings.pop(0), severity="warning")
 
     async def _report_exports(self, store: Store) -> None:
         """Say once where an export that was begun from this app has put what it wrote."""

@@ -16,6 +16,7 @@ from textual.screen import Screen, ScreenResultCallbackType, ScreenResultType
 
 from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import Backend, ChatTarget
+from lora_tui.protocol.ending import terminal_signal
 from lora_tui.secrets import redact
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.tui.dialogs import Problem, ProblemDialog
@@ -53,6 +54,11 @@ class AppServices:
         """Show a short message that goes away by itself; the text may be foreign."""
         seconds = None if severity == "information" else _WARNING_SECONDS
         self._app.notify(safe_line(text, 300).plain, severity=severity, markup=False, timeout=seconds)
+
+    def signal(self, text: str) -> None:
+        """Ring the terminal's bell and have it show a message, where it can."""
+        if (driver := self._app._driver) is not None and not self._app.is_headless:
+            driver.write(terminal_signal(text))
 
     def copy(self, text: str) -> None:
         """Send text to the terminal's clipboard. Whether it takes it, nobody can tell."""

@@ -65,6 +65,11 @@ class AppState:
         self.requested_chat: ChatTarget | None = None
         """The model that Chat is to talk to next; Chat takes it."""
 
+        self.warnings: list[str] = []
+        """What went wrong beside the runs, to be shown by the next poll; appended to from any thread."""
+        self.tells_without_asking = False
+        """Whether runs begin without what a file names for their end: somebody has said so."""
+
     # The configuration
 
     def prepare(self) -> "Loaded":
@@ -119,6 +124,11 @@ class AppState:
         """The file that names commands to read files with; None where they were typed, or there are none."""
         same = self.settings.data_generation.extractors == self.saved.data_generation.extractors
         return self.prepare().commands_named_in if same else None
+
+    @property
+    def notify_named_in(self) -> Path | None:
+        """The file that names what is told of the end of runs; None where it was typed, or there is nothing."""
+        return self.prepare().notify_named_in if self.settings.notify == self.saved.notify else None
 
     def mark_saved(self, path: Path) -> None:
         """Note that the settings as they are now stand in this file."""

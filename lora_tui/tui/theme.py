@@ -52,6 +52,7 @@ def _theme(name: str, column: int) -> Theme:
 THEMES = (_theme("lora-dark", 0), _theme("lora-light", 1))
 
 _STATES = {
+    "waiting": ("○", "$secondary"),
     "queued": ("○", DIM),
     "running": ("●", "$accent"),
     "paused": ("Ⅱ", "$warning"),

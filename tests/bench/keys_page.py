@@ -28,6 +28,7 @@ SECTIONS = {
     "Did fine-tuning help?": ("report",),
     "3 Chat": ("chat", "whom", "decoding"),
     "4 Runs": ("runs", "compare"),
+    "A sweep": ("sweep",),
     "A server": ("server",),
     "5 Learn, and help": ("learn", "help"),
     "6 Config": ("configure",),

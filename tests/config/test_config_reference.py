@@ -42,6 +42,7 @@ CONTRACT_ORDER = [
     "fine_tuning.chat.commands",
     "serving",
     "logging",
+    "notify",
     "app",
     "app.keys",
 ]

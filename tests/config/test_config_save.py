@@ -44,6 +44,8 @@ CHANGES: dict[str, Any] = {
     "data_generation.forms": ["qa", "dialogue"],
     "data_generation.extractors": {"rtf": "unrtf --text {file}", ".odt": "odt2txt"},
     "app.animation": "none",
+    "notify.webhook": "https://hooks.example/runs",
+    "notify.webhook_token_env": "OTHER_TOKEN",
     "app.keys": {"train.stop": "ctrl+s,f8", "chat.send": "?"},
 }
 

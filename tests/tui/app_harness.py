@@ -109,12 +109,36 @@ class FakeBackend:
     agreement: ScoreAgreement = field(default_factory=ScoreAgreement)
     to_rate: list[RatingItem] = field(default_factory=list)
     rated: list[tuple[RatingItem, bool]] = field(default_factory=list)
+    works_queue: bool = False
 
     async def start(self, mode: str, settings: Settings, options: Mapping[str, Any], resume: int | None = None) -> int:
         await asyncio.sleep(0.05)  # the engine's modules are imported by the first call: nothing may be lost meanwhile
         self._note("start", mode, dict(options), resume)
         self.settings = settings
         return resume or self.next_run
+
+    async def queue_run(self, mode: str, settings: Settings, options: Mapping[str, Any]) -> int:
+        self._note("queue_run", mode, dict(options))
+        return self.next_run
+
+    async def queue_copy(self, run_id: int) -> int:
+        self._note("queue_copy", run_id)
+        return self.next_run
+
+    async def queue_sweep(self, spec: str, settings: Settings, options: Mapping[str, Any]) -> list[int]:
+        self._note("queue_sweep", spec)
+        return [self.next_run, self.next_run + 1]
+
+    async def move_in_queue(self, run_id: int, by: int) -> None:
+        self._note("move_in_queue", run_id, by)
+
+    async def take_out(self, run_id: int) -> bool:
+        self._note("take_out", run_id)
+        return True
+
+    async def work_queue(self, *, on: bool) -> None:
+        self._note("work_queue", on)
+        self.works_queue = on
 
     async def stop(self, run_id: int) -> None:
         self._note("stop", run_id)

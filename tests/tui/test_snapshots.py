@@ -16,6 +16,7 @@ from lora_tui.tui.app import LoraApp
 from tests.tui.app_harness import AppHarness, create_training_run, screen_text, wait_for_text, wait_until
 from tests.tui.snapshots import assert_like_snapshot, drawn
 from tests.tui.test_generate_screen import create_generation_run
+from tests.tui.test_queue_screen import create_sweep
 from tests.tui.test_rating_screen import pairs as pairs_to_rate
 
 pytestmark = [
@@ -101,6 +102,25 @@ async def test_modes(harness: AppHarness, size: tuple[int, int], mode: str, key:
     await harness.populate(generated)
     await harness.populate(trained)
     await at_noon(harness, size, key, wait, f"{mode}-{size[0]}x{size[1]}")
+
+
+async def test_a_sweep(harness: AppHarness) -> None:
+    async def swept(store: Store) -> None:
+        await create_sweep(store)
+        async with store.transaction() as t:
+            await t.execute(
+                "UPDATE runs SET created_at=?, started_at=?, ended_at=? WHERE state='finished'", (NOON, NOON, NOON + 95)
+            )
+
+    await harness.populate(swept)
+    async with harness.app((120, 40)) as (app, pilot):
+        await pilot.press("4")
+        await wait_for_text(app, "sweep 1:")
+        await pilot.press("end", "S")
+        await wait_for_text(app, "4 of 5 runs finished")
+        await wait_for_text(app, "The same prompts")
+        await still(app, pilot)
+        assert_like_snapshot(app, "sweep-120x40")
 
 
 async def test_the_first_start(harness: AppHarness) -> None:

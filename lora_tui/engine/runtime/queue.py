@@ -7,7 +7,7 @@ fine_tuning.device=cuda:1``); a run that leaves the device open is then given th
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -72,7 +72,50 @@ async def add_to_queue(
     return await queue.add(store, mode, values, options, written, folder=Path.cwd(), group_id=group_id, point=point)
 
 
-def remember_consent(mode: str, settings: Settings, store_path: Path) -> None:
+async def add_run(store: Store, mode: str, settings: Settings, options: Mapping[str, Any]) -> int:
+    """Add a run with these settings behind the others; returns its id. Its key and commands have been agreed to."""
+    async with store.transaction() as t:
+        run_id = await add_to_queue(t, mode, settings, options)
+    _remember_consent(mode, settings, store.path)
+    return run_id
+
+
+async def add_sweep(
+    store: Store, points: Sequence[Mapping[str, Any]], settings: Settings, options: Mapping[str, Any]
+) -> tuple[int, list[int]]:
+    """Add a training run for each point as one group; returns its number and the runs.
+
+    Every run's settings are checked before the first is added: raises `ConfigError`.
+    """
+    planned = [with_values(settings, point) for point in points]
+    async with store.transaction() as t:
+        group_id = await queue.add_group(t, "sweep", {"points": [dict(point) for point in points]})
+        run_ids = [
+            await add_to_queue(t, "train", chosen, options, group_id=group_id, point=point)
+            for chosen, point in zip(planned, points, strict=True)
+        ]
+    return group_id, run_ids
+
+
+async def add_copy(store: Store, run_id: int) -> int:
+    """Add a run with the settings and options of another behind the others; returns its id."""
+    run = await require_run(store, run_id)
+    return await add_run(store, run.mode, stored_settings(run), run.options)
+
+
+async def move(store: Store, run_id: int, by: int) -> None:
+    """Move a run of the queue by one place, towards the front where `by` is below zero."""
+    async with store.transaction() as t:
+        await queue.move(t, run_id, by)
+
+
+async def take_out(store: Store, run_id: int) -> bool:
+    """Take a run out of the queue; False where it has begun, or is not in it."""
+    async with store.transaction() as t:
+        return await queue.remove(t, run_id)
+
+
+def _remember_consent(mode: str, settings: Settings, store_path: Path) -> None:
     """Remember that whoever adds a run to this store has answered what it asks: nobody is there when it begins."""
     if (key := _key_question(mode, settings, store_path)) is not None:
         allow_key(key)

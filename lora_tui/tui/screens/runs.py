@@ -14,13 +14,15 @@ from textual.widgets import Input
 from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store.queries.run_figures import RunFigures, run_figures
 from lora_tui.store.queries.runs import RunLine, checkpoints, newest_event
-from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES, TRAINING_MODES
+from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES, TRAINING_MODES, WAITING
 from lora_tui.text import count
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Choice, ChoiceDialog, TextDialog
 from lora_tui.tui.screens.base import ModeScreen, keys_line, titled
 from lora_tui.tui.screens.compare import CompareScreen, Comparison
+from lora_tui.tui.screens.queue import QueueActions
 from lora_tui.tui.screens.report import ReportScreen
+from lora_tui.tui.screens.sweep import SweepScreen
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views.run_list import COMPARED, MARKS, RunList, columns_at, run_cells
@@ -32,6 +34,9 @@ _READ_AT_ONCE = 200
 """Runs whose figures are read at a time, so that the first of a thousand are on the screen at once."""
 
 _SEARCH_DELAY = 0.15
+
+_OF_A_RUN = ("mark rename copy resume stop talk export rate report delete move sweep").split()
+"""Actions that need a run under the cursor."""
 
 
 class RunsScreen(ModeScreen):
@@ -53,7 +58,18 @@ class RunsScreen(ModeScreen):
         Binding("c", "compare", "Compare", id="runs.compare",
                 tooltip="Curves, settings and answers of the marked runs, over the whole screen"),
         Binding("R", "resume", "Resume", id="runs.resume", tooltip="Go on exactly where this run was"),
-        Binding("x", "stop", "Stop", id="runs.stop", tooltip="Ask this run to save and end, whoever owns it"),
+        Binding("x", "stop", "Stop", id="runs.stop",
+                tooltip="Ask this run to save and end, whoever owns it; take one that waits out of the queue"),
+        Binding("a", "queue", "Add to queue", id="runs.queue",
+                tooltip="Add to the queue: this run again, a run with the settings of now, or a sweep"),
+        Binding("W", "work", "Work the queue", show=False, id="runs.work",
+                tooltip="Begin what waits in the queue, one after the other; once more: begin nothing more"),
+        Binding("K,shift+up", "move(-1)", "Earlier", show=False, id="runs.earlier",
+                tooltip="Move this run one place towards the front of the queue"),
+        Binding("J,shift+down", "move(1)", "Later", show=False, id="runs.later",
+                tooltip="Move this run one place towards the end of the queue"),
+        Binding("S", "sweep", "Sweep", show=False, id="runs.sweep",
+                tooltip="The runs of this sweep as a table, the best first, with their curves"),
         Binding("t", "talk", "Chat", id="runs.chat", tooltip="Talk to this run's adapter"),
         Binding("e", "export", "Export", id="runs.export", tooltip="Adapter, merged weights, or the dataset"),
         Binding("w", "rate", "Rate", show=False, id="runs.rate",
@@ -84,6 +100,7 @@ class RunsScreen(ModeScreen):
     def __init__(self, services: AppServices, actions: AppActions) -> None:
         super().__init__(services)
         self.actions = actions
+        self._queue = QueueActions(services, actions)
         self._list = RunList()
         self._figures: dict[int, tuple[object, RunFigures]] = {}
         """Figures by run, each with the state of the run that they were read in."""
@@ -160,8 +177,11 @@ class RunsScreen(ModeScreen):
         is_all = not (shown.kind or shown.search)
         rows.set_empty_text("No runs yet. 1 generates, 2 trains." if is_all else "No run matches; escape shows all.")
         rows.refresh()
-        keys = keys_line(self, {"search": "search", "kind": "kind", "sort": "sort", "mark": "mark", "choose": "open"})
-        set_title(self.query_one("#runs-box"), shown.title(), keys)
+        words = {"search": "search", "kind": "kind", "sort": "sort", "mark": "mark", "queue": "queue", "choose": "open"}
+        queued = {"move": "move", "stop": "take out", "work": "begin", "queue": "add"}
+        run = self._run
+        is_queued = run is not None and run.position is not None and run.state not in LIVE_STATES
+        set_title(self.query_one("#runs-box"), shown.title(), keys_line(self, queued if is_queued else words))
 
     @on(RowList.Moved)
     async def _show_below(self) -> None:
@@ -180,6 +200,7 @@ class RunsScreen(ModeScreen):
             return
         if key != self._detail_shown:
             self.refresh_bindings()
+            self._draw_list()
         self._detail_shown = key
         found = await checkpoints(store, run.id)
         step = await newest_event(store, run.id, "step")
@@ -190,6 +211,8 @@ class RunsScreen(ModeScreen):
     def _chosen(self) -> None:
         if self._run is not None and self._run.mode == "serve":
             self.action_serve()
+        elif self._run is not None and self._run.state == WAITING:
+            self.services.notify(f"Run {self._run.id} has not begun: it waits in the queue.")
         elif self._run is not None:
             self.services.show_run(self._run)
 
@@ -287,22 +310,17 @@ class RunsScreen(ModeScreen):
             return len(self._list.marked) > 1
         if action == "serve":
             return self._can_serve(run)
+        if action == "queue":
+            return len(self._list.marked) < 2
+        if action == "work":
+            return any(one.position is not None for one in self.state.runs)
         if run is None:
-            return action not in (
-                "mark",
-                "rename",
-                "copy",
-                "resume",
-                "stop",
-                "talk",
-                "export",
-                "rate",
-                "report",
-                "delete",
-            )
+            return action not in _OF_A_RUN
         live, has_adapter = run.state in LIVE_STATES, run.mode in TRAINING_MODES and run.folder is not None
         resumable = run.state in RESUMABLE_STATES and run.mode in ("generate", "train", "quickstart")
-        offered = {"resume": resumable, "stop": live, "talk": has_adapter, "export": has_adapter, "delete": not live}
+        queued = run.position is not None and not live
+        offered = {"resume": resumable, "stop": live or queued, "move": queued, "sweep": run.group_id is not None}
+        offered |= {"talk": has_adapter, "export": has_adapter, "delete": not live}
         offered["export"] |= run.mode == "generate" and not live
         offered["report"] = not live and (has_adapter or run.mode == "evaluate")
         offered["rate"] = run.mode in (*TRAINING_MODES, "generate", "evaluate")
@@ -364,7 +382,28 @@ class RunsScreen(ModeScreen):
         """Ask the run's owner to save and end."""
         if self._run is not None:
             run_id = self._run.id
+            if self._run.position is not None and self._run.state not in LIVE_STATES:
+                await self._queue.take_out(self._run)
+                return
             await self.actions.stop(run_id, f"Run {run_id} is asked to stop; its work is saved.")
+
+    def action_queue(self) -> None:
+        """Ask what to add to the queue."""
+        self._queue.ask_to_add(self._run)
+
+    async def action_work(self) -> None:
+        """Work through the queue, or begin nothing more of it."""
+        await self._queue.switch()
+
+    async def action_move(self, by: int) -> None:
+        """Move the run under the cursor in the queue."""
+        if self._run is not None:
+            await self._queue.move(self._run, by)
+
+    def action_sweep(self) -> None:
+        """Show the sweep that the run under the cursor belongs to."""
+        if self._run is not None and self._run.group_id is not None:
+            self.services.open_screen(SweepScreen(self.services, self.actions, self._run.group_id))
 
     def action_talk(self) -> None:
         """Chat with the run's adapter."""

@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from lora_tui.protocol.sweep import axis_names, point_text
 from lora_tui.store.queries.run_figures import RunFigures
 from lora_tui.store.queries.runs import RunLine
+from lora_tui.store.queries.sweeps import point_of
 from lora_tui.store.rows import LIVE_STATES
 from lora_tui.text import duration, one_line
 from lora_tui.tui.axes import number_label
@@ -51,6 +53,8 @@ class RunRow:
     figures: RunFigures
     mark: str = ""
     is_child: bool = False
+    place: int = 0
+    """Its place among the runs that wait in the queue, from 1; 0 for another."""
 
 
 @dataclass
@@ -75,7 +79,10 @@ class RunList:
         """Choose and order the rows."""
         self.total = len(runs)
         self.kinds = sorted({run.mode for run in runs})
-        rows = [RunRow(run, figures.get(run.id, _NONE), self.mark_of(run.id)) for run in runs]
+        places = queue_places(runs)
+        rows = [
+            RunRow(run, figures.get(run.id, _NONE), self.mark_of(run.id), place=places.get(run.id, 0)) for run in runs
+        ]
         chosen = [row for row in rows if self._matches(row)]
         ids = {row.run.id for row in chosen}
         children: dict[int, list[RunRow]] = {}
@@ -110,6 +117,9 @@ class RunList:
         key = column.sort_key
         if key is None:
             return rows
+        if column is COLUMNS[0] and not self.reverse:  # what waits stands above what has begun, the next one first
+            queued = sorted((row for row in rows if row.place), key=lambda row: row.place)
+            return queued + [row for row in rows if not row.place]
         known = [(value, row) for row in rows if (value := key(row)) is not None]
         known.sort(key=lambda entry: entry[0], reverse=column.ascending == self.reverse)
         return [row for _, row in known] + [row for row in rows if key(row) is None]
@@ -145,6 +155,22 @@ class RunList:
         of = f"{len(self.rows):,} of {self.total:,}" if len(self.rows) != self.total else f"{self.total:,}"
         order = "newest first" if (self.sort, self.reverse) == ("run", False) else f"sorted by {self.sort} {self.arrow}"
         return f"Runs ({of}{kind}{found}) · {order}"
+
+
+def queue_places(runs: Sequence[RunLine]) -> dict[int, int]:
+    """The places of the runs that are still to be worked, from 1, by id."""
+    waiting = sorted(
+        (run.position, run.id) for run in runs if run.position is not None and run.state not in LIVE_STATES
+    )
+    return {run_id: number for number, (_, run_id) in enumerate(waiting, start=1)}
+
+
+def sweep_text(run: RunLine) -> str:
+    """What a run of a sweep sets, and the sweep's number; empty for another run."""
+    if run.group_id is None:
+        return ""
+    point = point_of(run)
+    return f"sweep {run.group_id}: {one_line(point_text(point, axis_names([point])), 80)}"
 
 
 def start_time(run: RunLine) -> str:
@@ -243,10 +269,20 @@ def _data(row: RunRow) -> tuple[str, str]:
 def _note(row: RunRow) -> tuple[str, str]:
     if row.run.name:
         return one_line(row.run.name, 120), "accent"
+    if row.place:
+        return _queued(row), "other"
     if row.run.error:
         return one_line(row.run.error.partition("\n")[0], 160), "bad"
+    if row.run.group_id is not None:
+        return sweep_text(row.run), "dim"
     accepted = row.figures.accepted
     return ("", "") if accepted is None else (f"{accepted:,} pairs accepted", "dim")
+
+
+def _queued(row: RunRow) -> str:
+    """Where a run stands in the queue, and what it sets in its sweep."""
+    place = "next in the queue" if row.place == 1 else f"{row.place} in the queue"
+    return f"{place} · {sweep_text(row.run)}" if row.run.group_id is not None else place
 
 
 def _data_or_note(row: RunRow) -> tuple[str, str]:
@@ -254,7 +290,10 @@ def _data_or_note(row: RunRow) -> tuple[str, str]:
     data = _data(row)
     if row.run.name:
         return f"{one_line(row.run.name, 120)}{f' · {data[0]}' if data[0] else ''}", "accent"
-    return _note(row) if row.run.error else data
+    if row.place:
+        place = "next" if row.place == 1 else f"queue {row.place}"
+        return f"{place} · {sweep_text(row.run) or data[0]}", "other"
+    return _note(row) if row.run.error or row.run.group_id is not None else data
 
 
 COLUMNS = (

@@ -10,12 +10,12 @@ from lora_tui.errors import LoraTuiError
 from lora_tui.protocol.backend import ForecastText
 from lora_tui.protocol.choice import Choice, labelled_rows
 from lora_tui.store.queries.runs import RunLine
-from lora_tui.store.rows import LIVE_STATES, Checkpoint
+from lora_tui.store.rows import LIVE_STATES, WAITING, Checkpoint
 from lora_tui.text import duration, one_line
 from lora_tui.tui.axes import number_label
 from lora_tui.tui.text import DIM, safe_line, safe_text, styled
 from lora_tui.tui.theme import state_label
-from lora_tui.tui.views.run_list import data_of, elapsed_seconds, start_time
+from lora_tui.tui.views.run_list import data_of, elapsed_seconds, start_time, sweep_text
 
 if TYPE_CHECKING:
     from lora_tui.config.models import Settings
@@ -102,11 +102,13 @@ def run_text(run: RunLine, working_folder: Path, checkpoints: Sequence[Checkpoin
         ("data", data_of(run)),
         ("device", run.device or ""),
         ("folder", _relative_folder(run.folder, working_folder)),
+        ("sets", sweep_text(run)),
     ]
     for name, value in facts:
         if value:
             parts += [(f"{name:<8}", DIM), safe_line(value, 200), "\n"]
-    parts += [("time", DIM), f"    {start_time(run)}" + (f", {duration(took)}" if took is not None else "")]
+    added = "added " if run.state == WAITING else ""
+    parts += [("time", DIM), f"    {added}{start_time(run)}" + (f", {duration(took)}" if took is not None else "")]
     if run.state in LIVE_STATES:
         parts.append(f" · process {run.pid} on {one_line(run.host, 40)}")
     parts.append("\n")
