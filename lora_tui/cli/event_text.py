@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_tui.protocol.choice import chosen_rows, short_key
+from lora_tui.protocol.choice import METHOD_EXAMPLES, chosen_rows, short_key
 from lora_tui.protocol.comparison import comparison_from, questions_text, verdict_text
 from lora_tui.protocol.knowledge import knowledge_from, knowledge_summary, knowledge_title
 from lora_tui.protocol.serving import announcement_lines
@@ -104,6 +104,9 @@ def event_lines(event: Event) -> list[str]:
 def step_line(step: Mapping[str, Any]) -> str:
     """Return an optimizer step: "step 84/120  loss 0.412  lr 8.1e-04  grad 0.87  344 tokens/s  2m 56s left"."""
     parts = [f"step {step.get('step', 0)}/{step.get('steps') or '?'}", f"loss {_number(step.get('loss'), '.3f')}"]
+    if "reward_accuracy" in step:
+        parts.append(f"margin {_number(step.get('reward_margin'), '.2f')}")
+        parts.append(f"{_number(100 * step['reward_accuracy'], '.0f')} % told right")
     parts.append(f"lr {_number(step.get('lr'), '.2g')}")
     if step.get("grad_norm") is not None:
         parts.append(f"grad {_number(step['grad_norm'], '.2f')}")
@@ -132,7 +135,7 @@ def _number(value: Any, form: str) -> str:
 
 
 def _plan(payload: Mapping[str, Any]) -> list[str]:
-    line = count(payload.get("examples") or 0, "example")
+    line = count(payload.get("examples") or 0, *METHOD_EXAMPLES.get(str(payload.get("method")), METHOD_EXAMPLES["sft"]))
     if payload.get("held_out"):
         line += f" and {payload['held_out']:,} held out"
     if payload.get("everyday"):

@@ -24,6 +24,7 @@ _LOCAL_HOSTS = re.compile(r"localhost|127\.|::1$|10\.|192\.168\.|172\.(1[6-9]|2\
 
 _LOWEST_USEFUL_LR = 5e-5
 _HIGHEST_USEFUL_LR = 5e-3
+_USUAL_RATE = 5e-4
 _FROM_OPTIMUM = 5
 """How many times above or below the optimum a rate is worth a word: within that, runs end alike."""
 
@@ -289,6 +290,12 @@ def _rate_advice(tuning: FineTuning, hidden_size: int | None, model_type: str | 
     best = optimal_rate(hidden_size, model_type)
     lowest = _LOWEST_USEFUL_LR if best is None else best / _FROM_OPTIMUM
     highest = _HIGHEST_USEFUL_LR if best is None else best * _FROM_OPTIMUM
+    if tuning.method != "sft":
+        most = (best or _USUAL_RATE) / 2
+        if rate * ratio > most:
+            what = "preferences at the rate of learning answers spoil what the model could say before"
+            yield "fine_tuning.optimizer.lora_lr", f"{what}; set {toml_value(float(f'{most / 5:.0e}'))}"
+        return
     source = "(Schulman et al. 2025)"
     of_width = f"LoRA's optimum for a model of width {hidden_size:,} {source}" if hidden_size else ""
     # With LoRA+ the second matrices decide how fast the model moves.

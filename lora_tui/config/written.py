@@ -17,6 +17,7 @@ from lora_tui.config.values import Section
 RECIPE_KEYS = (
     "fine_tuning.model_name",
     "fine_tuning.gradient_checkpointing",
+    "fine_tuning.lora.dropout",
     "fine_tuning.lora.target_modules",
     "fine_tuning.optimizer.lora_lr",
     "fine_tuning.scheduler.warmup_steps",

@@ -23,10 +23,18 @@ class Choice:
     reason: str
 
 
+METHOD_EXAMPLES: Mapping[str, tuple[str, str]] = {
+    "sft": ("example", "examples"),
+    "dpo": ("preference", "preferences"),
+    "kto": ("verdict", "verdicts"),
+}
+"""What each method trains on, as one and as many."""
+
 LABELS: Mapping[str, str] = {
     "fine_tuning.model_name": "model",
     "fine_tuning.lora.target_modules": "layers",
     "fine_tuning.optimizer.lora_lr": "rate",
+    "fine_tuning.lora.dropout": "dropout",
     "fine_tuning.training.batch_size": "batch",
     "fine_tuning.training.max_epochs": "epochs",
     "fine_tuning.training.reworded_share": "reworded",

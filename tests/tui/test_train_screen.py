@@ -81,6 +81,40 @@ async def test_the_loss_on_held_out_examples_is_drawn_and_told_beside_the_traini
         await wait_until(lambda: any(series.label == "held out" for series in plot._series))
 
 
+async def test_a_run_on_preferences_shows_margin_and_how_many_are_told_right(harness: AppHarness) -> None:
+    plan = {**PLAN, "method": "dpo", "examples": 31}
+
+    def rewards(step: int) -> dict[str, float]:
+        right = {"reward_margin": step / 10, "reward_accuracy": 0.75}
+        return {**right, "chosen_reward": step / 20, "rejected_reward": -step / 20}
+
+    async def begin(store: Store) -> int:
+        run_id = await create_run(store, "train", "running")
+        await events.append(store, run_id, [(1.0, "plan", plan)])
+        await events.append(store, run_id, [step_event(step, **rewards(step)) for step in (1, 2, 3, 2)])
+        return run_id
+
+    run_id = await harness.populate(begin)
+    async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
+        await pilot.press("2")
+        await wait_for_text(app, "margin 0.20  better +0.10, worse -0.10")
+        assert "right  75 %  of this step's are told apart rightly" in screen_text(app)
+        assert "Reward margin" in screen_text(app), "beside the loss"
+        await events.append(store, run_id, [step_event(3, **rewards(3)), step_event(4, **rewards(4))])
+        await wait_for_text(app, "margin 0.40")
+        screen = app.screen
+        assert isinstance(screen, TrainScreen)
+        assert screen._view is not None
+        assert list(screen._view.margin.xs) == [1, 2, 3, 4], "the repeated step once"
+        titles = []
+        for _ in range(6):
+            await pilot.press("v")
+            titles.append(str(screen.query_one("#plot-box").border_title).strip())
+        assert titles == [
+            "Reward margin", "Told apart rightly", "Score", "Learning rate", "Tokens per second", "Loss",
+        ]  # fmt: skip
+
+
 async def test_the_plan_shows_forms_held_out_examples_and_why_others_are_left_out(harness: AppHarness) -> None:
     reasons = {"skipped": {"the question is empty": 1}, "dropped": {}, "truncated": {"longer than 128 tokens": 7}}
     plan = {**PLAN, "forms": {"chat": 80, "text": 20}, "held_out": 4, "truncated": 7, "reasons": reasons}

@@ -78,6 +78,11 @@ _LENGTH_AND_RATE = (
 _LEAST_RATE_STEPS = 0.25
 """Steps at the model's own rate below which nothing is learned."""
 
+_JUDGEMENT_RATE = 0.1
+"""Rate of preference training over that of learning answers. The field takes 5e-6 to 5e-5 for 7 to 8 billion
+parameters (TRL's and Unsloth's DPO recipes with LoRA), where learning answers takes 2e-4 to 3e-4; by trial on the
+built-in model (`tests.bench.preference_move`)."""
+
 _LONGEST_ANSWER = 128
 """Tokens of a test prompt's answer at most: evaluations take time, too."""
 
@@ -141,7 +146,10 @@ def choose_values(settings: Settings, data: Survey, architecture: Architecture |
     chooser = _Chooser(settings)
     if data.problem is None:
         _choose_rate(chooser, architecture)
-        _choose_for_facts(chooser, data)
+        if chooser.judges:
+            chooser.choose("fine_tuning.lora.dropout", 0.0, "an answer's probability is compared with an exact one")
+        else:
+            _choose_for_facts(chooser, data)
         _choose_held_out(chooser, data)
         _choose_length(chooser, data)
         _choose_evaluation(chooser)
@@ -221,9 +229,10 @@ def _architecture(tuning: FineTuning) -> Architecture | None:
 
 def _steps(tuning: FineTuning, data: Survey) -> int:
     training = tuning.training
+    beside = training.everyday_examples if tuning.method == "sft" else 0
     examples = data.examples - len(draw_holdout(data.questions, training.validation_share, training.seed))
     size = training.batch_size * training.gradient_accumulation_steps
-    return schedule.total_steps(examples + training.everyday_examples, size, training.max_epochs, training.max_steps)
+    return schedule.total_steps(examples + beside, size, training.max_epochs, training.max_steps)
 
 
 class _Chooser:
@@ -235,7 +244,9 @@ class _Chooser:
         self.choices: list[Choice] = []
         self.examples = 0
         """Examples of the file that are trained on."""
-        self.beside = settings.fine_tuning.training.everyday_examples
+        self.judges = settings.fine_tuning.method != "sft"
+        """Whether the examples are preferences or verdicts."""
+        self.beside = 0 if self.judges else settings.fine_tuning.training.everyday_examples
         """Everyday examples beside them."""
         self.are_facts = False
         """Whether the examples are few short questions with their answers."""
@@ -274,6 +285,8 @@ def _choose_rate(chooser: _Chooser, architecture: Architecture | None) -> None:
     if tuning.optimizer.loraplus_lr_ratio > 1 and rate * tuning.optimizer.loraplus_lr_ratio > 2.5 * rate:
         rate = float(f"{2.5 * rate / tuning.optimizer.loraplus_lr_ratio:.0e}")
         reason += f", lowered for loraplus_lr_ratio = {tuning.optimizer.loraplus_lr_ratio:g}"
+    if chooser.judges:
+        rate, reason = float(f"{rate * _JUDGEMENT_RATE:.0e}"), f"a tenth of {reason}: preferences move a model fast"
     chooser.choose("fine_tuning.optimizer.lora_lr", rate, reason)
 
 
@@ -325,7 +338,7 @@ def _choose_length(chooser: _Chooser, data: Survey) -> None:
     per_epoch = schedule.steps_per_epoch(examples + chooser.beside, size)
     max_steps = chooser.tuning.training.max_steps
     if not max_steps:
-        passes = _FACT_PASSES if chooser.are_facts else _PASSES if examples < _MUCH else 2
+        passes = _FACT_PASSES if chooser.are_facts else _PASSES if examples < _MUCH else 1 if chooser.judges else 2
         most = max(1, _MOST_STEPS // per_epoch) if chooser.are_facts else passes
         epochs = max(min(passes, most), math.ceil(_LEAST_STEPS / per_epoch))
         times_each = f"{epochs * per_epoch} steps, each example {count(epochs, 'time')}"

@@ -131,7 +131,8 @@ def _length(data: DataForecast, tuning: FineTuning) -> LengthForecast:
         per_epoch = None
         steps = training.max_steps or None
     else:
-        examples = int(data.examples.value) + training.everyday_examples
+        beside = training.everyday_examples if tuning.method == "sft" else 0
+        examples = int(data.examples.value) + beside
         per_epoch = schedule.steps_per_epoch(examples, examples_per_step)
         steps = schedule.total_steps(examples, examples_per_step, training.max_epochs, training.max_steps)
     if steps is None:

@@ -20,7 +20,6 @@ from lora_tui.store.queries.runs import RunLine, weight_history
 from lora_tui.store.rows import Evaluation, Sample
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.axes import UNITS, Unit
-from lora_tui.tui.curve import Series
 from lora_tui.tui.screens.base import RunScreen, keys_line, titled
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import styled
@@ -28,6 +27,7 @@ from lora_tui.tui.views import training_text
 from lora_tui.tui.views.agreement import people_text
 from lora_tui.tui.views.runs import PLAN_TITLE
 from lora_tui.tui.views.training import TrainingView
+from lora_tui.tui.views.training_plots import PLOTS, drawn_plot, plot_names, second_plot
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Line, Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
@@ -49,12 +49,6 @@ _CLOCK_SECONDS = 1.0
 """How often the device's load is measured and the clock drawn: training has better uses for the time."""
 _PLOT_KEYS = {"cursor": "read out", "zoom": "zoom", "plot": "next", "unit": "x axis"}
 """Actions that the plot's border names the keys of."""
-
-_LEAST_LOSS = 0.05
-"""The least height of the loss axis: differences of a thousandth are no slope."""
-
-_PLOTS = {"loss": "Loss", "score": "Score", "rate": "Learning rate", "speed": "Tokens per second"}
-"""Titles of the plots that take turns in the large place."""
 
 
 class TrainScreen(RunScreen):
@@ -111,7 +105,7 @@ class TrainScreen(RunScreen):
         self._agreement = services.agreement_reader("evaluation")
         self._device_load: DeviceLoad | None = None
         self._plot = "loss"
-        """Which of `_PLOTS` is in the large place."""
+        """Which of `PLOTS` is in the large place."""
         self._unit: Unit = "step"
         """What the plots count along x."""
         self._plotted_at = 0.0
@@ -235,6 +229,8 @@ class TrainScreen(RunScreen):
                             ("rate", "rate its answers"), ("report", "did it help?"), ("resume", "go on"))  # fmt: skip
         if view.comparison is not None and not view.step:
             self.show_next_step("Evaluated", ("report", "worst answers, report"), ("rate", "rate its answers"))
+        if self._plot not in plot_names(view):
+            self._plot = "loss"
         if self._plots_stale and time.monotonic() - self._plotted_at >= _PLOT_SECONDS:
             self._plots_stale = False
             self._plotted_at = time.monotonic()
@@ -259,37 +255,25 @@ class TrainScreen(RunScreen):
 
     def _draw_plots(self, view: TrainingView) -> None:
         self._draw_plot(view, self.query_one("#plot", LinePlot), self._plot)
-        set_title(self.query_one("#plot-box"), _PLOTS[self._plot], keys_line(self, _PLOT_KEYS))
-        second = "rate" if self._plot != "rate" else "speed"
+        set_title(self.query_one("#plot-box"), PLOTS[self._plot], keys_line(self, _PLOT_KEYS))
+        second = second_plot(view, self._plot)
         self._draw_plot(view, self.query_one("#second", LinePlot), second)
-        set_title(self.query_one("#second-box"), _PLOTS[second])
+        set_title(self.query_one("#second-box"), PLOTS[second])
         self._draw_plot(view, self.query_one("#score-plot", LinePlot), "score")
         set_title(self.query_one("#score-box"), training_text.score_title(view))
 
     def _draw_plot(self, view: TrainingView, plot: LinePlot, name: str) -> None:
-        """Draw one of `_PLOTS`."""
+        """Draw one of `PLOTS`."""
+        drawn = drawn_plot(view, name, self._unit)
         plot.set_empty_text(training_text.empty_plot_text(view, name))
-        unit = self._unit
-        end = view.x_of(view.steps, unit) or None
-        if name == "loss":
-            series = [
-                Series("raw", view.over(view.loss, unit), style="faint"),
-                Series("smoothed", view.over(view.smooth, unit)),
-            ]
-            if len(view.held_out.xs):
-                series.append(Series("held out", view.over(view.held_out, unit), "points", "third", "◆"))
-            plot.show(series, unit=unit, end_x=end, least_height=_LEAST_LOSS)
-        elif name == "score":
-            score = view.over(view.score, unit)
-            points = [Series("", score, style="faint"), Series("score", score, "points", "third", "◆")]
-            if view.base_score.xs:
-                points.append(Series("base model", view.over(view.base_score, unit), "points", "second", "○"))
-            plot.show(points[1:] if len(score.xs) < 2 else points, unit=unit, end_x=end,
-                      level=(view.target, f"target {view.target:g}"), limits=(0.0, 1.0))  # fmt: skip
-        else:
-            label, curve = ("learning rate", view.lr) if name == "rate" else ("tokens/s", view.speed)
-            shown = [Series(label, view.over(curve, unit), style="second")]
-            plot.show(shown, unit=unit, end_x=end, limits=(0.0, 0.0))
+        plot.show(
+            drawn.series,
+            unit=self._unit,
+            end_x=view.x_of(view.steps, self._unit) or None,
+            level=drawn.level,
+            limits=drawn.limits,
+            least_height=drawn.least_height,
+        )
 
     def _draw_answers(self, view: TrainingView) -> None:
         shown = self._shown_evaluation
@@ -383,7 +367,7 @@ class TrainScreen(RunScreen):
 
     def action_plot(self) -> None:
         """Show the next of the plots in the large place."""
-        names = list(_PLOTS)
+        names = plot_names(self._view)
         self._plot = names[(names.index(self._plot) + 1) % len(names)]
         if self._view is not None:
             self._draw_plots(self._view)

@@ -51,6 +51,10 @@ class TrainingView:
     speed: Curve = field(default_factory=Curve)
     score: Curve = field(default_factory=Curve)
     held_out: Curve = field(default_factory=Curve)
+    margin: Curve = field(default_factory=Curve)
+    """In preference training: the mean reward of the better answers less that of the others."""
+    accuracy: Curve = field(default_factory=Curve)
+    """The share of preferences that the model tells right, 0-1."""
     base_score: Curve = field(default_factory=Curve)
     """The base model's score, as a point at step 0, which `score` begins with too; empty where it was not asked."""
     tokens: Curve = field(default_factory=Curve)
@@ -85,6 +89,11 @@ class TrainingView:
     def live(self) -> bool:
         """Whether a process owns the run: queued, running or stopping."""
         return self.run.state in LIVE_STATES
+
+    @property
+    def judges(self) -> bool:
+        """Whether the run learns from preferences or verdicts in place of answers."""
+        return str(self.plan.get("method") or self.settings.get("method") or "sft") != "sft"
 
     @property
     def steps(self) -> int:
@@ -147,8 +156,20 @@ class TrainingView:
                 await asyncio.sleep(0)  # a hundred thousand steps take a second: keys are heard meanwhile
         for event in await events_of_kinds(store, self.run.id, ("warning",), 0, _WARNINGS):
             self._apply(event)
+        if self.judges:
+            await self._read_rewards(store)
         await self._read_evaluations(store)
         await self._read_end(store)
+
+    async def _read_rewards(self, store: Store) -> None:
+        """Read the rewards of all steps so far from their events: the rows of steps have no columns for them."""
+        after = 0
+        while batch := await events_of_kinds(store, self.run.id, ("step",), after, _BATCH):
+            after = batch[-1].id
+            for event in batch:
+                if event.id <= (self._event_cursor or 0):
+                    self._add_rewards(event.payload)
+            await asyncio.sleep(0)
 
     async def _read_end(self, store: Store) -> bool:
         """Read why the run has ended, once for each time it ends; returns whether that is new."""
@@ -168,6 +189,7 @@ class TrainingView:
         if event.kind == "step" and new:
             self._phase_is_newest = False
             self._add_step(payload.get("step", 0), *(payload.get(name) for name in _PLOTTED))
+            self._add_rewards(payload)
         elif event.kind == "evaluation":
             self._phase_is_newest = False
         elif event.kind == "progress":
@@ -176,6 +198,12 @@ class TrainingView:
                 self._phase_name, self._phase_since = payload.get("phase"), event.at
         elif event.kind == "warning":
             self.warnings = [*self.warnings, str(payload.get("message", ""))][-_WARNINGS:]
+
+    def _add_rewards(self, step: Mapping[str, Any]) -> None:
+        """Add what a step of preference training has told of its rewards; others tell nothing."""
+        if "reward_accuracy" in step:
+            self.margin.add(step.get("step", 0), step.get("reward_margin"))
+            self.accuracy.add(step.get("step", 0), step["reward_accuracy"])
 
     def _add_step(
         self,

@@ -9,6 +9,7 @@ from textual.content import Content
 
 from lora_tui.machine import DeviceLoad
 from lora_tui.protocol.agreement import ScoreAgreement
+from lora_tui.protocol.choice import METHOD_EXAMPLES
 from lora_tui.protocol.comparison import (
     HeldOutComparison,
     comparison_from,
@@ -37,6 +38,8 @@ def status_lines(view: TrainingView, load: DeviceLoad | None, now: float, width:
         return plan_lines(view)
     step = view.step
     figures = [("loss", number(step.get("loss"), ".4f"), _trend(view))]
+    if view.judges and "reward_accuracy" in step:
+        figures += _rewards(step)
     if len(view.held_out.xs):
         figures.append(("unseen", *_held_out(view)))
     figures += [
@@ -66,9 +69,26 @@ def status_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Cont
     over = () if view.live else (view.run.state, ending_text(view))
     left = _remaining(view, now)[1:] if view.live else ()
     first: list[Any] = [("loss ", DIM), (number(step.get("loss"), ".4f"), "bold"), f" {_trend(view)}"]
+    if view.judges and "reward_accuracy" in step:
+        first += [("  margin ", DIM), number(step.get("reward_margin"), ".2f"), ("  right ", DIM), _share(step)]
     first += [("  rate ", DIM), lr_text(step.get("lr")), ("  grad ", DIM), number(step.get("grad_norm"), ".2f")]
     figures = (*over, *_speed(view), _memory_used(view), *left)
     return styled(*first, "\n", " · ".join(filter(None, figures)))
+
+
+def _rewards(step: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What a step of preference training tells beside its loss: by how much the better answers are preferred now."""
+    sides = [
+        f"{name} {number(step.get(key), '+.2f')}"
+        for name, key in (("better", "chosen_reward"), ("worse", "rejected_reward"))
+        if step.get(key) is not None
+    ]
+    margin = ("margin", number(step.get("reward_margin"), ".2f"), ", ".join(sides))
+    return [margin, ("right", _share(step), "of this step's are told apart rightly")]
+
+
+def _share(step: Mapping[str, Any]) -> str:
+    return f"{number(100 * float(step['reward_accuracy']), '.0f')} %"
 
 
 def _figure(name: str, value: str, more: str = "", *, width: int = 10_000) -> Content:
@@ -157,7 +177,7 @@ def ending_text(view: TrainingView) -> str:
 
 
 def empty_plot_text(view: TrainingView, plot: str) -> str:
-    """What a plot (``loss``, ``score``, ``rate`` or ``speed``) shows as long as it has no points."""
+    """What a plot (``loss``, ``margin``, ``score``, ``rate`` or ``speed``) shows as long as it has no points."""
     if plot == "score":
         return "the first evaluation draws it" if view.live else "it was not evaluated"
     return "the first step draws the first point" if view.live else "no step was taken"
@@ -190,7 +210,11 @@ def plan_lines(view: TrainingView) -> Content:
     held_out = f", {plan['held_out']:,} held out" if plan.get("held_out") else ""
     held_out += f", {plan['everyday']:,} everyday ones beside" if plan.get("everyday") else ""
     lines = [
-        _figure("data", f"{plan.get('examples', 0):,} examples", f"{short_count(plan.get('tokens'))} tokens{held_out}"),
+        _figure(
+            "data",
+            f"{plan.get('examples', 0):,} {examples_word(view)}",
+            f"{short_count(plan.get('tokens'))} tokens{held_out}",
+        ),
         _figure("steps", f"{plan.get('steps', 0):,}", f"{short_count(plan.get('label_tokens'))} label tokens an epoch"),
         _figure("trains", f"{trained / 1e6:.2f} M", f"of {total / 1e6:,.0f} M parameters"),
         _figure("device", one_line(str(plan.get("device", "")), 20), one_line(str(plan.get("dtype", "")), 20)),
@@ -210,6 +234,11 @@ def plan_lines(view: TrainingView) -> Content:
     if not view.live:
         lines.append(_no_step(view))
     return Content("\n").join(lines)
+
+
+def examples_word(view: TrainingView) -> str:
+    """What a run trains on, as a plural."""
+    return METHOD_EXAMPLES.get(str(view.plan.get("method")), METHOD_EXAMPLES["sft"])[1]
 
 
 def _no_step(view: TrainingView) -> Content:
