@@ -148,7 +148,10 @@ def test_the_doctor_names_what_mends_each_problem(tmp_path: Path, monkeypatch: p
     config = tmp_path / "config.toml"
     config.write_text('[data_generation]\nbase_url = "http://127.0.0.1:9/v1"\n')
     monkeypatch.setenv("LORA_TUI_CACHE", "/dev/null/cache")
+    monkeypatch.setenv("CC", "no-such-compiler -O1")
     said = examined_here(config, monkeypatch)
+    assert "– C compiler" in said
+    assert "install gcc or clang" in said
     assert "✗ endpoint" in said
     assert "✗ cache" in said
     assert "export LORA_TUI_CACHE=FOLDER" in said
