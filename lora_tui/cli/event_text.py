@@ -150,6 +150,8 @@ def _plan(payload: Mapping[str, Any]) -> list[str]:
     if trained and total:
         line += f"; {trained / 1e6:.2f} of {total / 1e6:,.0f} million parameters are trained"
     model, device = one_line(str(payload.get("model", ""))), f"{payload.get('device')} in {payload.get('dtype')}"
+    if (ranks := payload.get("ranks") or 1) > 1:
+        device += f", {ranks} ranks ({payload.get('parallel')})"
     return [
         f"{model} on {one_line(device)}: {line}",
         *_left_out(payload.get("reasons") or {}),

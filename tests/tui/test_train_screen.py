@@ -115,6 +115,29 @@ async def test_a_run_on_preferences_shows_margin_and_how_many_are_told_right(har
         ]  # fmt: skip
 
 
+async def test_each_of_several_devices_is_shown_with_its_speed_and_its_wait(harness: AppHarness) -> None:
+    def told(step: int, *waits: float) -> events.NewEvent:
+        ranks = [
+            {"rank": rank, "device": f"cuda:{rank}", "tokens": 900, "tokens_per_s": 4500.0, "wait": wait}
+            for rank, wait in enumerate(waits)
+        ]
+        return (1_700_000_000.0, "ranks", {"step": step, "parallel": "ddp", "ranks": ranks})
+
+    run_id = await harness.populate(lambda store: create_training_run(store, "running", steps=5))
+    async with harness.app(size=(140, 42)) as (app, pilot), await Store.open(harness.path) as store:
+        await pilot.press("2")
+        await wait_for_text(app, "step 5/60")
+        assert "rank" not in screen_text(app)
+        await events.append(store, run_id, [told(6, 0.25, 0.01), step_event(6)])
+        await wait_for_text(app, "rank 0 4,500 tokens/s  waits 25 %, cuda:0")
+        assert "rank 1 4,500 tokens/s  waits 1 %, cuda:1" in screen_text(app)
+        await events.append(store, run_id, [told(7, *([0.2] * 6), 0.0, 0.3), step_event(7)])
+        await wait_for_text(app, "ranks  8  36k tokens/s")
+        assert "rank 6 4,500 tokens/s  waits 0 %" in screen_text(app), "the one that all wait for"
+        assert "rank 7 4,500 tokens/s  waits 30 %" in screen_text(app)
+        assert "rank 5" not in screen_text(app)
+
+
 async def test_the_plan_shows_forms_held_out_examples_and_why_others_are_left_out(harness: AppHarness) -> None:
     reasons = {"skipped": {"the question is empty": 1}, "dropped": {}, "truncated": {"longer than 128 tokens": 7}}
     plan = {**PLAN, "forms": {"chat": 80, "text": 20}, "held_out": 4, "truncated": 7, "reasons": reasons}

@@ -17,8 +17,8 @@ from lora_tui.text import progress_text
 from lora_tui.tui.axes import Unit
 from lora_tui.tui.curve import Curve, ExponentialAverage
 
-_EVENT_KINDS = ("step", "evaluation", "plan", "progress", "checkpoint", "warning", "note", "started", "done")
-_NEWEST_KINDS = ("plan", "progress", "checkpoint", "step")
+_EVENT_KINDS = ("step", "evaluation", "plan", "progress", "checkpoint", "warning", "note", "started", "done", "ranks")
+_NEWEST_KINDS = ("plan", "progress", "checkpoint", "step", "ranks")
 """Events of which the view has the newest one's payload, in a field of the same name."""
 
 _PLOTTED = ("loss", "lr", "tokens_per_s", "grad_norm", "tokens", "seconds")
@@ -39,7 +39,7 @@ class TrainingView:
     """A training run as it is known so far; `follow` brings it up to date.
 
     Curves are over optimizer steps: `loss` in nats a label token and smoothed in `smooth`, `speed` in tokens a second.
-    `plan`, `step`, `progress` and `checkpoint` are the payloads of the newest event of their kind.
+    `plan`, `step`, `progress`, `checkpoint` and `ranks` are the payloads of the newest event of their kind.
     """
 
     run: RunLine
@@ -69,6 +69,8 @@ class TrainingView:
     step: Mapping[str, Any] = field(default_factory=dict)
     progress: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: Mapping[str, Any] = field(default_factory=dict)
+    ranks: Mapping[str, Any] = field(default_factory=dict)
+    """What each of several devices did in the last second; empty where one trains alone."""
     warnings: list[str] = field(default_factory=list)
     clipped: int = 0
     """Steps whose gradient norm was above ``max_grad_norm``."""

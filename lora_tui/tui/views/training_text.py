@@ -31,6 +31,9 @@ _TREND_STEPS = 10
 
 _BAR_WIDTH = 11
 
+_RANKS_SHOWN = 4
+"""Devices that train together of which each has a line."""
+
 
 def status_lines(view: TrainingView, load: DeviceLoad | None, now: float, width: int) -> Content:
     """The newest step, the device and the time left, one figure a line of `width` cells; first of all the plan."""
@@ -54,7 +57,8 @@ def status_lines(view: TrainingView, load: DeviceLoad | None, now: float, width:
         figures.append(("score", *score))
         if (people := view.people(view.evaluations[-1])) is not None:
             figures.append(("people", f"{people.value:.2f}", f"{people.low:.2f}–{people.high:.2f}, as ratings tell"))
-    return Content("\n").join([_figure(*figure, width=width) for figure in [*figures, _remaining(view, now)]])
+    figures += [_remaining(view, now), *_ranks(view)]
+    return Content("\n").join([_figure(*figure, width=width) for figure in figures])
 
 
 def status_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Content:
@@ -72,7 +76,9 @@ def status_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Cont
     if view.judges and "reward_accuracy" in step:
         first += [("  margin ", DIM), number(step.get("reward_margin"), ".2f"), ("  right ", DIM), _share(step)]
     first += [("  rate ", DIM), lr_text(step.get("lr")), ("  grad ", DIM), number(step.get("grad_norm"), ".2f")]
-    figures = (*over, *_speed(view), _memory_used(view), *left)
+    loads = view.ranks.get("ranks") or ()
+    waits = f"{len(loads)} ranks wait up to {100 * max(load['wait'] for load in loads):.0f} %" if loads else ""
+    figures = (*over, *_speed(view), _memory_used(view), *left, waits)
     return styled(*first, "\n", " · ".join(filter(None, figures)))
 
 
@@ -129,6 +135,23 @@ def _schedule(view: TrainingView) -> str:
 def _speed(view: TrainingView) -> tuple[str, str]:
     seconds = number(view.step.get("seconds"), ".2g")
     return f"{short_count(view.step.get('tokens_per_s'))} tokens/s", f"{seconds} s a step"
+
+
+def _ranks(view: TrainingView) -> list[tuple[str, str, str]]:
+    """What each of several devices computes, and how long it waits for the others; of many, the two extremes."""
+    loads = view.ranks.get("ranks") or ()
+    if len(loads) <= _RANKS_SHOWN:
+        return [(f"rank {load['rank']}", *_rank_load(load)) for load in loads]
+    by_wait = sorted(loads, key=lambda load: load["wait"])
+    slow, fast = ((f"rank {load['rank']}", *_rank_load(load)) for load in (by_wait[0], by_wait[-1]))
+    every = sum(load["tokens_per_s"] for load in loads)
+    return [("ranks", str(len(loads)), f"{short_count(every)} tokens/s"), slow, fast]
+
+
+def _rank_load(load: Mapping[str, Any]) -> tuple[str, str]:
+    device = one_line(str(load.get("device") or ""), 12)
+    waits = f"waits {100 * load['wait']:.0f} %"
+    return f"{short_count(load['tokens_per_s'])} tokens/s", f"{waits}, {device}" if device else waits
 
 
 def _memory_used(view: TrainingView) -> str:
@@ -217,7 +240,7 @@ def plan_lines(view: TrainingView) -> Content:
         ),
         _figure("steps", f"{plan.get('steps', 0):,}", f"{short_count(plan.get('label_tokens'))} label tokens an epoch"),
         _figure("trains", f"{trained / 1e6:.2f} M", f"of {total / 1e6:,.0f} M parameters"),
-        _figure("device", one_line(str(plan.get("device", "")), 20), one_line(str(plan.get("dtype", "")), 20)),
+        _figure("device", *_device(plan)),
     ]
     left_out = [f"{plan[key]:,} {key}" for key in ("skipped", "dropped", "truncated") if plan.get(key)]
     if len(plan.get("forms") or {}) > 1:
@@ -239,6 +262,15 @@ def plan_lines(view: TrainingView) -> Content:
 def examples_word(view: TrainingView) -> str:
     """What a run trains on, as a plural."""
     return METHOD_EXAMPLES.get(str(view.plan.get("method")), METHOD_EXAMPLES["sft"])[1]
+
+
+def _device(plan: Mapping[str, Any]) -> tuple[str, str]:
+    """What a run trains on, and in which precision and parts."""
+    device, dtype = one_line(str(plan.get("device", "")), 20), one_line(str(plan.get("dtype", "")), 20)
+    if (ranks := plan.get("ranks") or 1) == 1:
+        return device, dtype
+    parts = "each a part of the model" if plan.get("parallel") == "fsdp" else "each the whole model"
+    return f"{ranks} × {device.partition(':')[0]}", f"{dtype}, {parts}"
 
 
 def _no_step(view: TrainingView) -> Content:
