@@ -154,6 +154,7 @@ def _plan(payload: Mapping[str, Any]) -> list[str]:
         device += f", {ranks} ranks ({payload.get('parallel')})"
     return [
         f"{model} on {one_line(device)}: {line}",
+        *([f"    goes on from {clean(str(payload['begins_with']))}"] if payload.get("begins_with") else []),
         *_left_out(payload.get("reasons") or {}),
         *_chosen(payload.get("chosen") or ()),
     ]

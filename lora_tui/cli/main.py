@@ -157,7 +157,8 @@ class GroupedCommand(click.Command):
     type=_FILE,
     multiple=True,
     metavar="FOLDER",
-    help="chat, evaluate, export: the adapter to use; serve, repeatable: also run-3, run-3:last, NAME=FOLDER, base.",
+    help="chat, evaluate, export: the adapter to use; train: the one to go on from (also run-3, base: none); serve, "
+    "repeatable: also run-3, run-3:last, NAME=FOLDER, base.",
 )
 @click.option("--prompt", metavar="TEXT", help="chat: answer this once and end.")
 @click.option(

@@ -99,7 +99,7 @@ def check_request(request: Request) -> None:
         raise UsageError(f"--resume goes with --run or alone, not with {way}.")
     for option, given, modes in (
         ("--prompt", request.prompt, ("chat",)),
-        ("--adapter", request.adapter, ("chat", "evaluate", "export", "serve")),
+        ("--adapter", request.adapter, ("chat", "evaluate", "export", "serve", "train")),
         ("--train-data-file", request.train_data_file, ("train", "evaluate", "export")),
         ("--format", request.export_format, ("export",)),
         ("--quantize", request.quantize, ("export",)),

@@ -23,6 +23,7 @@ from lora_tui.engine.data.read import (
 )
 from lora_tui.engine.data.survey import survey_of
 from lora_tui.engine.forecast.recipe import Recipe, cannot_learn, choose_prompts, resolve_model, resolve_recipe
+from lora_tui.engine.jobs.starting_adapter import starting_adapter, with_shape_of
 from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.hub_info import check_source, fetch_config
 from lora_tui.engine.review.preferences import PREFERENCES_FILE, said_preferences
@@ -54,8 +55,11 @@ async def train(ctx: RunContext) -> dict[str, Any]:
         ctx.warn(warning)
     for warning in data.warnings(data_file):
         ctx.warn(warning)
+    begins_with = await starting_adapter(ctx, said=bool(data.judgements) and data_file == ctx.store.path)
+    if begins_with is not None:
+        ctx = ctx.with_settings(await asyncio.to_thread(with_shape_of, ctx.settings, begins_with))
     recipe = await asyncio.to_thread(_recipe, ctx.settings, data_file, data, resumed=ctx.resumed)
-    if recipe.settings is not ctx.settings:
+    if recipe.settings is not ctx.settings or begins_with is not None:
         await runs.set_settings(
             ctx.store, ctx.run_id, recipe.settings.model_dump(mode="json"), written_keys(recipe.settings)
         )
@@ -63,7 +67,7 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     check_source(ctx.settings.fine_tuning.model_name)
     job = await _imported(ctx, _train_job)
     ctx.raise_if_stopping()
-    return await job(ctx, data_file, data, await _earlier_choices(ctx) or recipe.choices)
+    return await job(ctx, data_file, data, await _earlier_choices(ctx) or recipe.choices, begins_with)
 
 
 async def _training_data(ctx: RunContext) -> tuple[Path, ReadResult]:
@@ -208,7 +212,9 @@ async def _imported(ctx: RunContext, find: Callable[[], T]) -> T:
     return job
 
 
-def _train_job() -> Callable[[RunContext, Path, ReadResult, Sequence[Choice]], Awaitable[dict[str, Any]]]:
+def _train_job() -> Callable[
+    [RunContext, Path, ReadResult, Sequence[Choice], AdapterSource | None], Awaitable[dict[str, Any]]
+]:
     """The job that imports torch; importing it takes seconds, so it is called in a thread."""
     from lora_tui.engine.jobs.train import train
 

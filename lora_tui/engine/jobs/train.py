@@ -19,7 +19,6 @@ import torch
 from peft import PeftModel
 from safetensors.torch import save
 
-from lora_tui.config.advice import advise
 from lora_tui.config.hub_names import is_hub_name
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import Conversation
@@ -28,7 +27,6 @@ from lora_tui.engine.data.knowledge import keep_knowledge
 from lora_tui.engine.data.read import ReadResult
 from lora_tui.engine.evaluation.held_out import documents_by_question, held_out_order, write_held_out
 from lora_tui.engine.evaluation.own_prompts import (
-    TEST_PROMPTS,
     template_renderer,
 )
 from lora_tui.engine.evaluation.prompts import TestPrompt, fixed_replies
@@ -36,8 +34,9 @@ from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.inference.fast_model import forget
 from lora_tui.engine.jobs.evaluate import emit_evaluation
 from lora_tui.engine.jobs.train_place import RankMonitor, run_folder, settled, started_ranks, take_devices
-from lora_tui.engine.jobs.training_data import keep_preferences, prompts_to_ask, tokenised
-from lora_tui.engine.models.adapter_source import ADAPTER_METADATA, base_began_as
+from lora_tui.engine.jobs.training_data import as_asked, keep_preferences, plan_warnings, prompts_to_ask, tokenised
+from lora_tui.engine.models.adapter_source import ADAPTER_METADATA, AdapterSource, base_began_as
+from lora_tui.engine.models.adapters import begin_as
 from lora_tui.engine.models.base_location import base_facts
 from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.models.builtin import BUILTIN, HUB_NAME
@@ -48,7 +47,7 @@ from lora_tui.engine.runtime.commands import DONE
 from lora_tui.engine.runtime.context import RunContext, Stopped, progress_events
 from lora_tui.engine.runtime.resume import store_flag
 from lora_tui.engine.training import checkpoint, pissa
-from lora_tui.engine.training.data_plan import data_plan, data_warnings
+from lora_tui.engine.training.data_plan import data_plan
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.everyday import everyday_examples
 from lora_tui.engine.training.hooks import Hooks, StepReport, TrainingResult, Verdict
@@ -67,10 +66,17 @@ from lora_tui.store.queries.runs import step_columns
 from lora_tui.store.training import evaluations
 
 
-async def train(ctx: RunContext, data_file: Path, data: ReadResult, choices: Sequence[Choice]) -> dict[str, Any]:
+async def train(
+    ctx: RunContext,
+    data_file: Path,
+    data: ReadResult,
+    choices: Sequence[Choice],
+    begins_with: AdapterSource | None = None,
+) -> dict[str, Any]:
     """Train on what was read of `data_file`; returns the adapter's folder, the best score and how training ended.
 
-    `choices` are what the settings were given for keys that nobody has written; the plan shows them.
+    `choices` are what the settings were given for keys that nobody has written; the plan shows them. `begins_with` is
+    the adapter that goes on (None: a new one), whose shape the settings have.
     """
     plan = await take_devices(ctx)
     folder = await run_folder(ctx)
@@ -78,7 +84,7 @@ async def train(ctx: RunContext, data_file: Path, data: ReadResult, choices: Seq
         settings = await ctx.in_torch_thread(settled, ctx, folder, plan)
         try:
             async with started_ranks(told, plan, settings) as processes:
-                return await _train_in(told, folder, settings, processes, data_file, data, choices)
+                return await _train_in(told, folder, settings, processes, data_file, data, choices, begins_with)
         except LostRankError as problem:
             again = f"lora-tui --resume {ctx.run_id}{store_flag(ctx.store.path)}"
             raise LostRankError(f"{problem}\nWhat was trained until then is saved. Go on with: {again}") from problem
@@ -92,13 +98,15 @@ async def _train_in(
     data_file: Path,
     data: ReadResult,
     choices: Sequence[Choice],
+    begins_with: AdapterSource | None,
 ) -> dict[str, Any]:
     """Train with the run's folder and devices known, and its other ranks started."""
     onto = torch.device("cpu") if processes is not None and processes.plan.kind == "fsdp" else None
     base = await ctx.in_torch_thread(load_base, settings, progress_events(ctx.emit), onto=onto)
     ctx.raise_if_stopping()
     documents = await documents_by_question(ctx.store)
-    run = await ctx.in_torch_thread(_prepare, ctx, base, data, data_file, folder, choices, documents, processes)
+    parts = ctx, base, data, data_file, folder, choices, documents, processes, begins_with
+    run = await ctx.in_torch_thread(_prepare, *parts)
     if ctx.resumed:
         await run.load_measured()
     with ctx.commands.handling({"checkpoint": run.request_checkpoint}):
@@ -120,6 +128,7 @@ def _prepare(
     choices: Sequence[Choice],
     documents: Mapping[int, str],
     processes: RankProcesses | None,
+    begins_with: AdapterSource | None,
 ) -> "_TrainingRun":
     """Tokenise the data, put LoRA on the model, and report the plan with its warnings; on the torch thread.
 
@@ -143,12 +152,15 @@ def _prepare(
     model = create_lora_model(base.model, lora, training.seed, initial_matrices)
     if processes is not None and (first := pissa.initial_matrices(model)):
         processes.put("first", save({name: matrix.cpu().contiguous() for name, matrix in first.items()}))
+    if begins_with is not None:
+        begin_as(model, base, begins_with)
     trained, total = trainable_parameters(model)
     examples_per_step = training.batch_size * training.gradient_accumulation_steps
     steps = total_steps(len(dataset), examples_per_step, training.max_epochs, training.max_steps)
     ctx.emit(
         "plan",
         method=fine_tuning.method,
+        begins_with=None if begins_with is None else str(begins_with.folder),
         model=base.name,
         device=str(base.device),
         dtype=str(base.dtype).removeprefix("torch."),
@@ -159,28 +171,14 @@ def _prepare(
         steps=steps,
         trainable_parameters=trained,
         parameters=total,
-        chosen=[asdict(choice) for choice in _as_asked(choices, prompts)],
+        chosen=[asdict(choice) for choice in as_asked(choices, prompts)],
     )
-    config = base.model.config.get_text_config()
-    advice = advise(
-        ctx.settings,
-        optimizer_steps=steps,
-        trainable_parameters=trained,
-        examples=planned["examples"],
-        hidden_size=getattr(config, "hidden_size", None),
-        model_type=config.model_type,
-    )
-    of_training = (line for line in advice if line.startswith("fine_tuning"))
-    for warning in (*data_warnings(dataset, held_out, training), *of_training):
+    for warning in plan_warnings(ctx.settings, base, dataset, held_out, planned["examples"], steps, trained):
         ctx.warn(warning)
     fingerprint, examples = dataset.fingerprint(), planned["examples"]
-    return _TrainingRun(ctx, base, model, dataset, examples, held_out, data, data_file, fingerprint, prompts, processes)
-
-
-def _as_asked(choices: Sequence[Choice], prompts: Sequence[TestPrompt]) -> list[Choice]:
-    """The choices with the prompts that are asked: those chosen beforehand did not know what would be held out."""
-    asked = [prompt.prompt for prompt in prompts]
-    return [replace(choice, value=asked) if choice.key == TEST_PROMPTS else choice for choice in choices]
+    return _TrainingRun(
+        ctx, base, model, dataset, examples, held_out, data, data_file, fingerprint, prompts, processes, begins_with
+    )
 
 
 @dataclass
@@ -202,6 +200,7 @@ class _TrainingRun:
     fingerprint: str
     prompts: list[TestPrompt]
     processes: RankProcesses | None = None
+    begins_with: AdapterSource | None = None
     evaluation: EvaluationResult | None = None
     ratings: RatingStatistics | None = None
     people: Estimate | None = None
@@ -228,6 +227,8 @@ class _TrainingRun:
     @property
     def mostly_conversations(self) -> bool:
         """Whether a chat with this adapter should use the model's chat template instead of ``Question: …``."""
+        if self.begins_with is not None and "chat_template" in self.begins_with.metadata:
+            return bool(self.begins_with.metadata["chat_template"])  # what it was taught first is in that form
         examples = self.data.examples
         return 2 * sum(isinstance(example, Conversation) for example in examples) > len(examples)
 
@@ -308,6 +309,10 @@ class _TrainingRun:
 
     def _evaluate_base(self) -> None:
         """Score the base model, so that the curve begins with what it knew: adapters change nothing before step 1."""
+        if self.begins_with is not None:  # the adapter already says something: this is its first point
+            self.ctx.emit("progress", phase="testing the adapter that goes on", done=0, total=0)
+            self._score(0, "tuned", self.held_out_loss)
+            return
         self.ctx.emit("progress", phase="asking the base model", done=0, total=0)
         base = self._score(0, "base", self.held_out_loss)
         self.base_result = base.score, base.controls_kept

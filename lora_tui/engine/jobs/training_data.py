@@ -1,24 +1,28 @@
 """The training job's data: what was read becomes tokens, a part of it held out; and what evaluations ask of it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from lora_tui.config.advice import advise
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import Example
 from lora_tui.engine.data.read import ReadResult, judgements_file
 from lora_tui.engine.evaluation.held_out import held_out_order
-from lora_tui.engine.evaluation.own_prompts import RenderPrompt, asks_own_questions, own_prompts
+from lora_tui.engine.evaluation.own_prompts import TEST_PROMPTS, RenderPrompt, asks_own_questions, own_prompts
 from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
 from lora_tui.engine.inference.token_choice import configured_stop_ids
 from lora_tui.engine.models.base_model import BaseModel
 from lora_tui.engine.models.loaded_checks import known_tokens, position_limit
 from lora_tui.engine.review.preferences import PREFERENCES_FILE, preference_lines
 from lora_tui.engine.runtime.context import RunContext
+from lora_tui.engine.training.data_plan import data_warnings
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.judgement_data import JudgementDataset
 from lora_tui.engine.training.loop import TrainingSet
 from lora_tui.engine.training.packing import PackableExample
 from lora_tui.files import write_atomically
+from lora_tui.protocol.choice import Choice
 
 
 def keep_preferences(ctx: RunContext, data: ReadResult, folder: Path) -> None:
@@ -68,3 +72,35 @@ def prompts_to_ask(ctx: RunContext, render: RenderPrompt | None, examples: Seque
     if warning:
         ctx.warn(warning)
     return prompts
+
+
+def as_asked(choices: Sequence[Choice], prompts: Sequence[TestPrompt]) -> list[Choice]:
+    """Return the choices with the prompts that are asked: those chosen before did not know what would be held out."""
+    asked = [prompt.prompt for prompt in prompts]
+    return [replace(choice, value=asked) if choice.key == TEST_PROMPTS else choice for choice in choices]
+
+
+def plan_warnings(
+    settings: Settings,
+    base: BaseModel,
+    dataset: TrainingSet,
+    held_out: Sequence[PackableExample],
+    examples: int,
+    steps: int,
+    trained: int,
+) -> list[str]:
+    """Return what is to be said of a plan: of its data, and of values that run but will surprise.
+
+    `examples` are those of the file that are trained on, in so many `steps`, by so many `trained` parameters.
+    """
+    config = base.model.config.get_text_config()
+    advice = advise(
+        settings,
+        optimizer_steps=steps,
+        trainable_parameters=trained,
+        examples=examples,
+        hidden_size=getattr(config, "hidden_size", None),
+        model_type=config.model_type,
+    )
+    of_training = (line for line in advice if line.startswith("fine_tuning"))
+    return [*data_warnings(dataset, held_out, settings.fine_tuning.training), *of_training]

@@ -45,6 +45,14 @@ def load_adapter(base: BaseModel, source: AdapterSource) -> PeftModel:
     return model
 
 
+def begin_as(model: PeftModel, base: BaseModel, source: AdapterSource) -> None:
+    """Give a new adapter the values of one on the disk, which has the same shape; raises what `load_adapter` raises."""
+    with _explaining(base, source):
+        _, weights = _read_adapter(source)
+        _check_layers(model, weights)
+        set_peft_model_state_dict(model, dict(weights))
+
+
 def load_adapters(base: BaseModel, sources: Mapping[str, AdapterSource]) -> PeftModel:
     """Put several adapters on the base model side by side, in evaluation mode; which one is active is not said.
 

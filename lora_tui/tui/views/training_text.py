@@ -242,6 +242,12 @@ def plan_lines(view: TrainingView) -> Content:
         _figure("trains", f"{trained / 1e6:.2f} M", f"of {total / 1e6:,.0f} M parameters"),
         _figure("device", *_device(plan)),
     ]
+    if plan.get("begins_with"):
+        lines.append(
+            _figure(
+                "goes on", one_line(str(plan["begins_with"]).rpartition("checkpoints/")[2], 60), "from this adapter"
+            )
+        )
     left_out = [f"{plan[key]:,} {key}" for key in ("skipped", "dropped", "truncated") if plan.get(key)]
     if len(plan.get("forms") or {}) > 1:
         forms = ", ".join(f"{count:,} {one_line(str(form), 20)}" for form, count in plan["forms"].items())

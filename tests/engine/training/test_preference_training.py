@@ -14,7 +14,7 @@ from lora_tui.engine.review.ratings import rate_turn
 from lora_tui.engine.training.judgement_data import REFERENCE_FILE
 from lora_tui.store import chat_log
 from lora_tui.store.connection import Store
-from tests.engine.conftest import EngineHarness
+from tests.engine.conftest import EngineHarness, Trained
 from tests.engine.tiny import PAIRS, tiny_settings
 
 
@@ -177,3 +177,36 @@ def test_preferences_are_held_out_by_question_and_their_loss_is_told(place: Engi
     losses = [event.payload["held_out_loss"] for event in place.events(run_id, "evaluation")]
     assert losses[0] == pytest.approx(0.6931, abs=1e-3), "before training nothing has moved"
     assert losses[-1] != losses[0]
+
+
+def test_a_run_on_what_people_said_goes_on_from_the_newest_adapter(
+    place: EngineHarness, trained: Trained, tmp_path: Path
+) -> None:
+    async def talk(store: Store) -> None:
+        conversation = await chat_log.begin(store, None, "model", None)
+        for answer, rating in (("paris", 1), ("the city of paris", 5)):
+            await chat_log.add_turn(store, conversation, "user", PAIRS[1][0], {"by_template": False})
+            turn = await chat_log.add_turn(store, conversation, "assistant", answer)
+            await rate_turn(store, turn, rating, place.settings)
+
+    place.ask(talk)
+    changes = {"fine_tuning.training.max_steps": 2, "fine_tuning.optimizer.lora_lr": 1e-4}
+    named = {"adapter": str(trained.adapter)}
+    run_id, future = place.start("train", named, changes)
+    outcome = future.result(timeout=120)
+    assert outcome.state == "finished", outcome.error
+    plan = place.events(run_id, "plan")[0].payload
+    assert plan["begins_with"] == str(trained.adapter)
+    first = place.events(run_id, "step")[0].payload
+    assert first["loss"] == pytest.approx(0.6931, abs=1e-3), "the reference is the adapter, not the base model"
+    begun, found = (load_file(folder / WEIGHTS) for folder in (trained.adapter, Path(outcome.result["adapter"])))
+    assert begun.keys() == found.keys()
+    moved = max(float((found[name] - begun[name]).abs().max()) for name in begun)
+    assert 0 < moved < 1e-3
+    assert json.loads((Path(outcome.result["adapter"]) / "adapter_config.json").read_text())["r"] == 16
+    again, future = place.start("train", None, changes)
+    assert future.result(timeout=120).state == "finished"
+    assert place.events(again, "plan")[0].payload["begins_with"] == outcome.result["adapter"], "the newest of the store"
+    fresh, future = place.start("train", {"adapter": "base"}, changes)
+    assert future.result(timeout=120).state == "finished"
+    assert place.events(fresh, "plan")[0].payload["begins_with"] is None
