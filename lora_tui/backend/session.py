@@ -44,7 +44,7 @@ class AppLaunch:
     config: str | None
     overrides: list[str]
     log_level: str
-    key_variable: str
+    key_variables: list[str]
     app: dict[str, Any]
 
 
@@ -86,7 +86,8 @@ class _AppProcess:
             return 0  # the parent says what is wrong
         self._launch = launch = AppLaunch(**json.loads(received))
         self._report.log_file = set_up_logging(launch.log_level)
-        register_key_variable(launch.key_variable)
+        for variable in launch.key_variables:
+            register_key_variable(variable)
         state = AppState(self._load)
         backend = EngineBackend(Path(launch.store), lambda run: _tell_end(run, state, launch.store))
         animation = launch.app["animation"]

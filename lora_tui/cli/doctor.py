@@ -22,6 +22,7 @@ import psutil
 
 from lora_tui import __version__
 from lora_tui.cli.request import Request
+from lora_tui.config.addresses import OPENAI_URL
 from lora_tui.config.generation import DataGeneration
 from lora_tui.config.load import Loaded, load_settings
 from lora_tui.config.models import Settings
@@ -39,7 +40,6 @@ from lora_tui.text import clean, one_line
 
 _NEEDED = ("torch", "transformers", "peft", "openai", "textual", "rich", "aiosqlite", "pydantic", "nltk", "rouge-score")
 _EXTRAS = {"docs": ("pypdfium2",), "hub": ("pyarrow",), "parquet": ("pyarrow",), "serve": ("starlette", "uvicorn")}
-_OPENAI = "https://api.openai.com/v1"
 _PROBE_SECONDS = 3.0
 _FREE_GB = 2
 _MARKS = {"ok": "✓", "missing": "–", "problem": "✗"}
@@ -219,7 +219,7 @@ def _endpoint(loaded: Loaded, *, given: bool) -> Iterator[Finding]:
     value = os.environ.get(variable, "")
     key = ("set, a placeholder" if is_placeholder(value) else "set") if value else local
     yield _found("Generation", variable, key, "not set", required, f"export {variable}=…, {builtin}")
-    base_url = (generation.base_url or _OPENAI).rstrip("/")
+    base_url = (generation.base_url or OPENAI_URL).rstrip("/")
     answer = _probe(f"{base_url}/models")
     shown = shown_url(base_url)
     reached = f"{shown} answers" if answer is None else None

@@ -339,7 +339,7 @@ def prepare_app(argv: list[str]) -> "AppLaunch":
         config=None if request.config is None else str(request.config),
         overrides=list(request.overrides),
         log_level=request.log_level or settings.logging.level,
-        key_variable=settings.data_generation.api_key_env,
+        key_variables=settings.data_generation.key_variables,
         app=settings.app.model_dump(mode="json"),
     )
 
@@ -360,7 +360,8 @@ def _run_request(request: Request, streams: Streams, report: Report) -> int:
     from lora_tui.config.load import load_settings
 
     loaded = load_settings(request.config, request.overrides)
-    register_key_variable(loaded.settings.data_generation.api_key_env)
+    for variable in loaded.settings.data_generation.key_variables:
+        register_key_variable(variable)
     if request.log_level is None:
         set_level(loaded.settings.logging.level)
     store_path = request.store_path(loaded.settings)

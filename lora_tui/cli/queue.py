@@ -181,7 +181,8 @@ class _Work:
     async def _follow(self, store: Store, begun: BegunRun) -> Outcome:
         """Write a run to its end; returns how it ended."""
         run_id, report = begun.run_id, self._report
-        register_key_variable(begun.settings.data_generation.api_key_env)
+        for variable in begun.settings.data_generation.key_variables:
+            register_key_variable(variable)
         report.run_id, report.is_done = run_id, False
         narrator = make_narrator(self._streams, report)
         follower = RunFollower(store, run_id, narrator, self._streams)

@@ -19,7 +19,7 @@ from lora_tui.cli.rate import rate_mode
 from lora_tui.cli.request import NEWEST, Request
 from lora_tui.cli.sweep import plan_sweep
 from lora_tui.config.command_consent import CommandQuestion, allow_commands, command_question
-from lora_tui.config.key_consent import KeyQuestion, allow_key, key_question
+from lora_tui.config.key_consent import KEY_SETTINGS, KeyQuestion, allow_key, key_question
 from lora_tui.config.load import Loaded
 from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
@@ -68,8 +68,8 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
     if request.run == "rate":
         return _rate(request, streams, store_path)
     plan = asyncio.run(_plan_run(request, loaded, store_path))
-    register_key_variable(plan.settings.data_generation.api_key_env)
-    register_key_variable(plan.settings.serving.api_key_env)
+    for variable in (*plan.settings.data_generation.key_variables, plan.settings.serving.api_key_env):
+        register_key_variable(variable)
     if plan.mode in ("generate", "format"):
         _ask_about_key(plan, request, loaded, store_path, streams)
     if plan.mode in ("generate", "quickstart"):
@@ -108,17 +108,15 @@ def _ask_about_key(plan: RunPlan, request: Request, loaded: Loaded, store_path: 
     """
     chosen = plan.settings.data_generation
     now = loaded.settings.data_generation
-    if (chosen.api_key_env, chosen.base_url) == (now.api_key_env, now.base_url):
-        question = key_question(chosen, loaded.key_named_in, loaded.address_named_in)
-    else:
-        question = key_question(chosen, store_path)  # its address may have been typed when it began
-    if question is None:
-        return
-    if plan.mode == "format" and not _can_ask(request, streams):  # most raw files hold ready pairs, need no model
-        plan.options["no_model"] = question.refusal
-        return
-    _require_yes(question, request, streams)
-    allow_key(question)
+    files = (loaded.key_named_in, loaded.address_named_in)
+    if any(getattr(chosen, name) != getattr(now, name) for name in KEY_SETTINGS):
+        files = (store_path, None)  # its address may have been typed when it began
+    while (question := key_question(chosen, *files)) is not None:  # one for each endpoint
+        if plan.mode == "format" and not _can_ask(request, streams):  # most raw files hold ready pairs, need no model
+            plan.options["no_model"] = question.refusal
+            return
+        _require_yes(question, request, streams)
+        allow_key(question)
 
 
 def _ask_about_commands(plan: RunPlan, request: Request, loaded: Loaded, store_path: Path, streams: Streams) -> None:

@@ -261,15 +261,23 @@ def _key_clashes(app: App) -> Advice:
 
 
 def _endpoint(data: DataGeneration) -> Advice:
-    if not data.base_url or data.model == "builtin":
+    if data.model == "builtin":
         return
-    parts = urlsplit(data.base_url)
-    if parts.scheme == "http" and not _LOCAL_HOSTS.match(parts.hostname or ""):
-        what = "your key and your text travel unencrypted to another machine"
-        yield "data_generation.base_url", f"{what}; set an https:// address, or tunnel to localhost"
-    if parts.path.rstrip("/").endswith(("/chat/completions", "/completions")):
-        what = "the client adds that last part itself, so every call will answer 404"
-        yield "data_generation.base_url", f"{what}; set it without /chat/completions"
+    if data.base_url and data.base_urls and data.base_url not in data.base_urls:
+        yield (
+            "data_generation.base_url",
+            "has no effect beside data_generation.base_urls; add it to that list",
+        )
+    named = {"base_url": [data.base_url] if data.base_url and not data.base_urls else []}
+    named |= {"base_urls": data.base_urls, "judge_base_urls": data.judge_base_urls}
+    for name, urls in named.items():
+        for parts in map(urlsplit, urls):
+            if parts.scheme == "http" and not _LOCAL_HOSTS.match(parts.hostname or ""):
+                what = "your key and your text travel unencrypted to another machine"
+                yield f"data_generation.{name}", f"{what}; set an https:// address, or tunnel to localhost"
+            if parts.path.rstrip("/").endswith(("/chat/completions", "/completions")):
+                what = "the client adds that last part itself, so every call will answer 404"
+                yield f"data_generation.{name}", f"{what}; set it without /chat/completions"
 
 
 def optimal_rate(hidden_size: int | None, model_type: str | None) -> float | None:

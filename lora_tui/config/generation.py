@@ -7,11 +7,14 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from lora_tui.config.addresses import of_host
 from lora_tui.config.values import (
     Count,
     EnvironmentName,
     Extractors,
     Fraction,
+    HostKeys,
+    HostModels,
     Limit,
     NotNegative,
     OptionalText,
@@ -26,6 +29,7 @@ from lora_tui.config.values import (
     TextForm,
     Texts,
     Url,
+    Urls,
     conflict,
 )
 
@@ -104,6 +108,12 @@ class DataGeneration(Section):
         "gpt-4", description='Model that writes; "builtin" is the small local one (no key, no network).'
     )
     base_url: Url = Field("", description="Any OpenAI-compatible endpoint, for example a local server; empty = OpenAI.")
+    base_urls: Urls = Field(
+        [],
+        description="Several endpoints in place of base_url: each gets as many calls as it can take, one that is away "
+        "is left out until it is back.",
+    )
+    judge_base_urls: Urls = Field([], description="Endpoints that judge; empty = those that write.")
     db_path: PathText = Field(
         "training_data.db", description="The store: one SQLite file with every run, pair and score."
     )
@@ -173,6 +183,14 @@ class DataGeneration(Section):
     seed: Seed = Field(
         42, description="Which passages, topics and question types come when; the same seed repeats them."
     )
+    api_key_envs: HostKeys = Field(
+        {},
+        description='Variables of the keys of single hosts, as in "api.groq.com" = "GROQ_API_KEY"; api_key_env for all '
+        "others.",
+    )
+    models_by_host: HostModels = Field(
+        {}, description="What single hosts call the model that writes, where it is not `model`."
+    )
     extractors: Extractors = Field(
         {},
         description='Commands whose output is the text of files with a suffix, as in rtf = "unrtf --text {file}".',
@@ -187,6 +205,33 @@ class DataGeneration(Section):
     def judges(self) -> list[str]:
         """The models that judge behind an endpoint, each once, in the order in which they are asked."""
         return list(dict.fromkeys(self.judge_models)) or [self.judge_model or self.model]
+
+    @property
+    def writer_urls(self) -> list[str]:
+        """The addresses that write, each once; an empty one is OpenAI's."""
+        return list(dict.fromkeys(self.base_urls)) or [self.base_url]
+
+    @property
+    def judge_urls(self) -> list[str]:
+        """The addresses that judge, each once: those that write, unless others are named."""
+        return list(dict.fromkeys(self.judge_base_urls)) or self.writer_urls
+
+    @property
+    def urls(self) -> list[str]:
+        """All addresses, each once: those that write first."""
+        return list(dict.fromkeys([*self.writer_urls, *self.judge_urls]))
+
+    @property
+    def key_variables(self) -> list[str]:
+        """The environment variables that hold keys of endpoints."""
+        return [self.api_key_env, *self.api_key_envs.values()]
+
+    def at(self, url: str) -> Self:
+        """Return the settings as they are for one of `urls` alone: its address, its key's variable, its model."""
+        own = {"base_url": url, "base_urls": [], "judge_base_urls": []}
+        own["api_key_env"] = of_host(self.api_key_envs, url) or self.api_key_env
+        own["model"] = of_host(self.models_by_host, url) or self.model
+        return self.model_copy(update=own)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from lora_tui.config.addresses import OPENAI_URL
 from lora_tui.config.generation import DataGeneration
 from lora_tui.config.paths import config_folder, private_folder
 from lora_tui.files import write_atomically
@@ -54,8 +55,10 @@ _PROVIDERS = {
 _OWN_SERVERS = frozenset(f"{server}_API_KEY" for server in ("LITELLM", "LLM", "LMSTUDIO", "OLLAMA", "VLLM"))
 """Variables for the key of a server that people run themselves, wherever it is."""
 
+KEY_SETTINGS = ("api_key_env", "api_key_envs", "base_url", "base_urls", "judge_base_urls")
+"""The keys of ``data_generation`` that decide which variable is sent to which address."""
+
 _FILE = "allowed_keys.json"
-_OPENAI = "https://api.openai.com/v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +89,21 @@ class KeyQuestion:
 
 
 def key_question(chosen: DataGeneration, named_in: Path | None, address_in: Path | None = None) -> KeyQuestion | None:
-    """Return what has to be asked before a run, or None.
+    """Return what has to be asked before a run, or None; of several endpoints, about the first that is not allowed yet.
 
     `named_in` is the file that names the variable, `address_in` the one that names the address; None: no file does.
     """
+    questions = (_question(chosen.at(url), named_in, address_in) for url in chosen.urls)
+    return next((question for question in questions if question is not None), None)
+
+
+def _question(chosen: DataGeneration, named_in: Path | None, address_in: Path | None) -> KeyQuestion | None:
+    """Return the question about the one address and variable of settings."""
     variable, value = chosen.api_key_env, os.environ.get(chosen.api_key_env, "").strip()
     if not value or is_placeholder(value) or chosen.model == "builtin" or variable in _OWN_SERVERS:
         return None
     named_in = address_in if variable in _PROVIDERS else named_in
-    parts = urlsplit(chosen.base_url or _OPENAI)
+    parts = urlsplit(chosen.base_url or OPENAI_URL)
     host = (parts.hostname or "").rstrip(".")
     if named_in is None or (variable.endswith("_API_KEY") and _is_near(host)):
         return None

@@ -45,7 +45,8 @@ FILE_NAME = "config.toml"
 
 _PREFIX = "LORA_TUI__"
 _KEY_NAME = "data_generation.api_key_env"
-_ADDRESS = "data_generation.base_url"
+_KEY_NAMES = frozenset({_KEY_NAME, "data_generation.api_key_envs"})
+_ADDRESSES = frozenset(f"data_generation.{name}" for name in ("base_url", "base_urls", "judge_base_urls"))
 _NOTIFY = ("notify.on_finish", "notify.webhook", "notify.webhook_token_env")
 _COMMANDS = ("data_generation", "extractors")
 _SET = Source("--set")
@@ -69,9 +70,9 @@ class Loaded:
     settings: Settings
     path: Path | None
     key_named_in: Path | None = None
-    """The file, where it is the one that names ``data_generation.api_key_env``."""
+    """The file, where it is the one that names ``data_generation.api_key_env``, or variables of single hosts."""
     address_named_in: Path | None = None
-    """The file, where it is the one that names ``data_generation.base_url``, and the variable was not typed."""
+    """The file, where it is the one that names addresses of endpoints, and the variable was not typed."""
     commands_named_in: Path | None = None
     """The file, where it names a command of ``data_generation.extractors`` that was not typed."""
     notify_named_in: Path | None = None
@@ -115,8 +116,8 @@ def load_settings(
     return Loaded(
         written,
         path,
-        path if _KEY_NAME in by_file else None,
-        path if _ADDRESS in by_file else None,
+        path if _KEY_NAMES & by_file else None,
+        path if _ADDRESSES & by_file else None,
         path if has_commands else None,
         path if any(_is_notify(entry) for entry in in_file if entry.path not in typed_paths) else None,
     )

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from lora_tui.config.addresses import OPENAI_URL, asked_models
+
 if TYPE_CHECKING:
     from lora_tui.config.generation import DataGeneration
 
@@ -104,20 +106,25 @@ class Prices:
 def token_prices(data: "DataGeneration") -> Prices:
     """Return the prices of a run with these settings; the built-in model costs nothing."""
     configured = Prices(data.prompt_price, data.completion_price, data.cached_price or None, source=CONFIGURED)
-    models = [data.model, *data.judges]
-    return Prices() if data.model == "builtin" else prices_of(models, data.base_url, configured)
+    names = {"base_url", "base_urls", "judge_base_urls", "model", "models_by_host", "judge_model", "judge_models"}
+    asked = asked_models(data.model_dump(include=names))
+    return Prices() if data.model == "builtin" else prices_of(asked, configured)
 
 
-def prices_of(models: Sequence[str], base_url: str, configured: Prices) -> Prices:
-    """Return what models behind an address cost: as configured, else as listed; unknown where one is not listed."""
+def prices_of(asked: Sequence[tuple[str, str]], configured: Prices) -> Prices:
+    """Return what models cost, each behind an address: as configured, else as listed; unknown where one is not listed.
+
+    Of a model that several providers list, the highest price counts: the account of a call has its name alone.
+    """
     if configured.known:
         return configured
-    host = urlsplit(base_url).hostname or "" if base_url else "api.openai.com"
-    listed = [_listed(host, model) for model in models]
-    known = {model: prices for model, prices in zip(models, listed, strict=True) if prices is not None}
-    if len(known) < len(set(models)):
-        return Prices()
-    first = known[models[0]]
+    known: dict[str, Prices] = {}
+    for url, model in asked:
+        listed = _listed(urlsplit(url or OPENAI_URL).hostname or "", model)
+        if listed is None:
+            return Prices()
+        known[model] = max(known.get(model, listed), listed, key=lambda one: (one.completion, one.prompt))
+    first = known[asked[0][1]]
     others = {model: prices for model, prices in known.items() if prices != first}
     return Prices(first.prompt, first.completion, first.cached, others, LISTED)
 

@@ -151,6 +151,13 @@ def _extractors(commands: dict[str, str]) -> dict[str, str]:
     return commands
 
 
+def _hosts(table: dict[str, str]) -> dict[str, str]:
+    for host in table:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+(?::\d{1,5})?|\[[0-9A-Fa-f:]+\](?::\d{1,5})?", host):
+            raise refusal('must hold a host in every line, such as "api.groq.com" or "localhost:8001"')
+    return table
+
+
 def _are_keys(text: str) -> bool:
     return all(_KEY.fullmatch(key.strip()) for key in text.split(","))
 
@@ -206,6 +213,10 @@ TrainingData = Annotated[OptionalPath, AfterValidator(_training_data)]
 
 PathText = Annotated[OptionalPath, _check(str.strip, "must not be empty")]
 Url = Annotated[str, AfterValidator(_base_url), Kind("a web address (http:// or https://) or empty")]
+Urls = Annotated[
+    list[Annotated[Url, _check(len, "must not be empty")]],
+    Kind('a list of web addresses, as in ["http://one:8000/v1"]'),
+]
 
 
 def _webhook(text: str) -> str:
@@ -285,6 +296,10 @@ Commands = Annotated[dict[str, OptionalText], _flat, AfterValidator(_commands), 
 Extractors = Annotated[
     dict[str, OptionalText], _flat, AfterValidator(_extractors), Kind("a table of suffixes and commands")
 ]
+HostKeys = Annotated[
+    dict[str, EnvironmentName], _flat, AfterValidator(_hosts), Kind("a table of hosts and environment variables")
+]
+HostModels = Annotated[dict[str, Text], _flat, AfterValidator(_hosts), Kind("a table of hosts and models")]
 Keys = Annotated[
     str,
     _check(

@@ -189,7 +189,7 @@ class AppActions:
         A run that goes on may name others than the configuration: the store is the file then.
         """
         from lora_tui.config.command_consent import allow_commands, allow_notify, command_question, notify_question
-        from lora_tui.config.key_consent import allow_key, key_question
+        from lora_tui.config.key_consent import KEY_SETTINGS, allow_key, key_question
 
         services = self._services
         state = services.state
@@ -199,7 +199,7 @@ class AppActions:
             run = await runs.get(store, resume)
             own = run.settings.get("data_generation", {}) if run is not None else {}
             commands = own.get("extractors")
-            own = {name: own[name] for name in ("api_key_env", "base_url", "model") if isinstance(own.get(name), str)}
+            own = {name: own[name] for name in (*KEY_SETTINGS, "model") if isinstance(own.get(name), str | list | dict)}
             if any(getattr(settings, name) != value for name, value in own.items() if name != "model"):
                 settings, named_in, address_in = settings.model_copy(update=own), store.path, None
             if isinstance(commands, dict) and commands != settings.extractors:

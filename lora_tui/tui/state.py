@@ -110,20 +110,24 @@ class AppState:
     @property
     def key_named_in(self) -> Path | None:
         """The file that names the variable of the endpoint's key; None where it was typed, or is the default."""
-        same = self.settings.data_generation.api_key_env == self.saved.data_generation.api_key_env
+        same = self._is_saved("api_key_env", "api_key_envs")
         return self.prepare().key_named_in if same else None
 
     @property
     def address_named_in(self) -> Path | None:
         """The file that names the endpoint's address; None where it was typed, or is the default."""
-        same = self.settings.data_generation.base_url == self.saved.data_generation.base_url
+        same = self._is_saved("base_url", "base_urls", "judge_base_urls")
         return self.prepare().address_named_in if same else None
 
     @property
     def commands_named_in(self) -> Path | None:
         """The file that names commands to read files with; None where they were typed, or there are none."""
-        same = self.settings.data_generation.extractors == self.saved.data_generation.extractors
-        return self.prepare().commands_named_in if same else None
+        return self.prepare().commands_named_in if self._is_saved("extractors") else None
+
+    def _is_saved(self, *names: str) -> bool:
+        """Whether keys of ``data_generation`` are as the file has them."""
+        now, saved = self.settings.data_generation, self.saved.data_generation
+        return all(getattr(now, name) == getattr(saved, name) for name in names)
 
     @property
     def notify_named_in(self) -> Path | None:

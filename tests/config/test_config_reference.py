@@ -21,6 +21,8 @@ from lora_tui.config.reference import reference_text, schema_text, toml_value
 ROOT = Path(__file__).parents[2]
 CONTRACT_ORDER = [
     "data_generation",
+    "data_generation.api_key_envs",
+    "data_generation.models_by_host",
     "data_generation.extractors",
     "data_generation.generation",
     "data_generation.evaluation",
@@ -81,7 +83,8 @@ def test_documented_file_has_the_sections_in_order() -> None:
 
 def test_tables_of_the_users_own_words_are_known_by_their_defaults() -> None:
     patterns = ("fine_tuning.lora.rank_pattern", "fine_tuning.lora.alpha_pattern")
-    assert open_tables() == ("data_generation.extractors", *patterns, "fine_tuning.chat.commands", "app.keys")
+    hosts = ("data_generation.api_key_envs", "data_generation.models_by_host")
+    assert open_tables() == (*hosts, "data_generation.extractors", *patterns, "fine_tuning.chat.commands", "app.keys")
 
 
 def test_every_key_is_described() -> None:

@@ -100,3 +100,23 @@ def test_a_damaged_memory_asks_again(kept: str) -> None:
     allow_key(asked)
     (Path("own") / "allowed_keys.json").write_text(kept)
     assert question(loaded("AWS_SECRET_ACCESS_KEY")) == asked
+
+
+def test_of_several_endpoints_each_is_asked_about_with_its_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROQ_API_KEY", SECRET)
+    Path("config.toml").write_text(
+        '[data_generation]\nmodel = "m"\nbase_urls = ["https://api.groq.com/v1", "https://models.example/v1"]\n'
+        '[data_generation.api_key_envs]\n"api.groq.com" = "GROQ_API_KEY"\n"models.example" = "AWS_SECRET_ACCESS_KEY"\n'
+    )
+    asked = question(load_settings(None, environment={}))
+    assert asked is not None
+    assert asked.variable == "AWS_SECRET_ACCESS_KEY", "a provider's own variable goes to that provider unasked"
+    assert asked.address == "https://models.example"
+    allow_key(asked)
+    assert question(load_settings(None, environment={})) is None
+    more = 'data_generation.base_urls=["https://api.groq.com/v1", "https://elsewhere.example/v1"]'
+    assert question(load_settings(None, [more], environment={})) is None, "a typed address, and the default variable"
+    Path("config.toml").write_text(Path("config.toml").read_text().replace("models.example/v1", "elsewhere.example/v1"))
+    asked = question(load_settings(None, environment={}))
+    assert asked is not None
+    assert (asked.variable, asked.address) == ("OPENAI_API_KEY", "https://elsewhere.example")

@@ -22,7 +22,17 @@ from lora_tui.store.provenance import OriginRow, Table
 _PAGE = 2000
 _AT_ONCE = 400
 
-_OWN_AFFAIRS = ("input_folder", "output_file", "db_path", "base_url", "api_key_env", "extractors")
+_OWN_AFFAIRS = (
+    "input_folder",
+    "output_file",
+    "db_path",
+    "base_url",
+    "base_urls",
+    "judge_base_urls",
+    "api_key_env",
+    "api_key_envs",
+    "extractors",
+)
 """Settings that say nothing of the data, but of somebody's machine and network."""
 
 FIELDS: Mapping[str, str] = {

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from lora_tui.config.addresses import OPENAI_URL
 from lora_tui.config.generation import DataGeneration
 from lora_tui.config.models import Settings
 from lora_tui.config.prices import LISTED, token_prices
@@ -35,7 +36,7 @@ from lora_tui.engine.forecast.texts import forecast_texts
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.engine.generation import documents
 from lora_tui.engine.generation.canaries import KNOWN_PAIRS, JudgeCheck
-from lora_tui.engine.generation.client.wire import OPENAI_URL, is_own_network, shown_url
+from lora_tui.engine.generation.client.wire import is_own_network, shown_url
 from lora_tui.engine.generation.documents import Candidate
 from lora_tui.engine.generation.endpoint_memory import PairTokens, known_checks, recall_pair_tokens
 from lora_tui.engine.generation.generation_model import PairRequest, ProposedPair, Slot
@@ -122,13 +123,20 @@ def forecast_generation(settings: Settings) -> GenerationForecast:
         completion_tokens=written,
         dollars=cost,
         measured_pairs=earlier.pairs if earlier is not None else 0,
-        key_name=data.api_key_env,
-        key_needed=data.model != BUILTIN and not data.base_url,
-        key_set=bool(os.environ.get(data.api_key_env, "").strip()),
-        address=None if data.model == BUILTIN else shown_url(data.base_url or OPENAI_URL),
-        is_paid=data.model != BUILTIN and not is_own_network(data.base_url or OPENAI_URL),
+        key_name=_key(data)[0],
+        key_needed=data.model != BUILTIN and "" in data.urls,
+        key_set=_key(data)[1],
+        address=None if data.model == BUILTIN else " and ".join(shown_url(url or OPENAI_URL) for url in data.urls),
+        is_paid=data.model != BUILTIN and not all(is_own_network(url or OPENAI_URL) for url in data.urls),
         text_calls=Estimate(texts.write_calls + texts.judge_calls, "if every text is accepted"),
     )
+
+
+def _key(data: DataGeneration) -> tuple[str, bool]:
+    """Return the variable of the key, and whether it is set; of several, OpenAI's, else the first that is not set."""
+    names = [data.at(url).api_key_env for url in ([""] if "" in data.urls else data.urls)]
+    missing = next((name for name in names if not os.environ.get(name, "").strip()), None)
+    return missing or names[0], missing is None
 
 
 def price_text(forecast: GenerationForecast) -> str:

@@ -104,6 +104,7 @@ class BuiltinModel:
     name = BUILTIN
     concurrency = 4 * _BATCH
     endpoint_load = None
+    endpoints = ()
     check_key = ""
     """It is not asked about canary pairs: the round trip tells 1 of 12 (``tests.bench.builtin_judge``)."""
 

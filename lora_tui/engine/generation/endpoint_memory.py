@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_tui.config.addresses import OPENAI_URL
 from lora_tui.config.generation import DataGeneration
 from lora_tui.config.paths import cache_folder, private_folder
 from lora_tui.engine.generation.canaries import JudgeCheck, check_key
-from lora_tui.engine.generation.client.wire import OPENAI_URL, shown_url
+from lora_tui.engine.generation.client.wire import shown_url
 from lora_tui.engine.generation.reply_forms import JUDGE_FORMS, SINGLE_FORMS, JudgeForm
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.errors import LoraTuiError
@@ -128,13 +129,15 @@ def _pair_key(chosen: DataGeneration) -> str:
         "mix",
     }
     settings = chosen.model_dump_json(include=decide)
-    return f"pairs {shown_url(chosen.base_url or OPENAI_URL)} {chosen.model} {' '.join(chosen.judges)} {settings}"
+    addresses = " ".join(shown_url(url or OPENAI_URL) for url in chosen.urls)
+    return f"pairs {addresses} {chosen.model} {' '.join(chosen.judges)} {settings}"
 
 
 def known_checks(chosen: DataGeneration) -> dict[str, JudgeCheck | None]:
     """Return what is known of each of the configured judges that a check would ask, None where it is still to come."""
     if chosen.model == BUILTIN:
         return {}
+    chosen = chosen.at(chosen.judge_urls[0])  # the same model is taken for the same judge wherever it runs
     url = shown_url(chosen.base_url or OPENAI_URL)
     writer = recall(url, chosen.model) or EndpointNotes()
     weak = {chosen.model} if writer.form in SINGLE_FORMS else set()

@@ -8,7 +8,7 @@ the same transaction as what follows from the answer; the record remembers it un
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from lora_tui.errors import UnreachableError
 from lora_tui.secrets import redact
@@ -33,6 +33,14 @@ class CallFailed(Exception):  # noqa: N818  # the end of one task, not of the ru
 
 class EndpointGoneError(UnreachableError):
     """The endpoint answered at first and no longer does; the run can be resumed when it is back."""
+
+
+class EndpointAway(Exception):  # noqa: N818  # a finding about one endpoint of several
+    """One endpoint of several is not to be asked now: the call goes to another. `busy`: it only has too much to do."""
+
+    def __init__(self, reason: str, *, busy: bool = False) -> None:
+        super().__init__(reason)
+        self.busy = busy
 
 
 class CallStopped(Exception):  # noqa: N818  # a request that was honoured, not an error
@@ -184,6 +192,40 @@ class EndpointLoad:
     found: bool
 
 
+EndpointState = Literal["works", "tried", "away", "left out"]
+"""Of one endpoint of several: it is asked; it answers again and gets one call to prove it; nothing is sent to it until
+something answers there; it is not asked any more in this run."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStatus:
+    """One endpoint of several as it is shown: its address, how busy it is, what it has answered, why it is not asked.
+
+    `roles` are ``writes`` and ``judges``; `answers` are tasks that it has done in this process.
+    """
+
+    url: str
+    roles: Sequence[str]
+    state: EndpointState
+    load: EndpointLoad
+    answers: int
+    reason: str = ""
+
+    def fields(self) -> dict[str, object]:
+        """Return it as a progress event has it."""
+        return {
+            "url": self.url,
+            "roles": list(self.roles),
+            "state": self.state,
+            "in_flight": self.load.in_flight,
+            "limit": self.load.limit,
+            "limit_found": self.load.found,
+            "tokens_per_s": round(self.load.tokens_per_s, 1),
+            "answers": self.answers,
+            "reason": self.reason,
+        }
+
+
 class CallRecord(Protocol):
     """Record of one call's attempts. Every `begin_attempt` is followed by one `end_attempt`, or by `leave_open`.
 
@@ -248,7 +290,12 @@ class GenerationModel(Protocol):
 
     @property
     def endpoint_load(self) -> EndpointLoad | None:
-        """How busy its endpoint is; None where it has none."""
+        """How busy its endpoint is, all together where there are several; None where it has none."""
+        ...
+
+    @property
+    def endpoints(self) -> Sequence[EndpointStatus]:
+        """Its endpoints, where there are several; else none."""
         ...
 
     @property

@@ -6,17 +6,19 @@ without thinking of this: `PrefilteredPatterns.search` finds what a plain loop o
 """
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from re import _constants, _parser  # type: ignore[attr-defined]  # the parser of `re`, which typeshed leaves out
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _MOST_ALTERNATIVES = 60
 _GRAM = 4
-_PLACES = np.array([[2654435761], [2246822519], [3266489917], [668265263]], dtype=np.uint32)
+_FACTORS = (2654435761, 2246822519, 3266489917, 668265263)
 
 
 class PrefilteredPatterns:
@@ -31,11 +33,19 @@ class PrefilteredPatterns:
         literals = sorted({literal for needed in self._needed for choice in needed for literal in choice})
         self._short = [literal for literal in literals if len(literal) < _GRAM]
         self._long = [literal for literal in literals if len(literal) >= _GRAM]
-        self._starts = np.array([_grams(literal[:_GRAM])[0] for literal in self._long], dtype=np.uint32)
+
+    @cached_property
+    def _starts(self) -> "NDArray[np.int64]":
+        """Where the first four letters of each long literal are in a `_table`."""
+        import numpy as np
+
+        return np.array([_grams(literal[:_GRAM])[0] for literal in self._long])
 
     def candidates(self, text: str) -> Iterator[re.Pattern[str]]:
         """Yield the expressions that may match a text."""
-        maybe = [self._long[place] for place in np.flatnonzero(_table(text)[self._starts]).tolist()]
+        maybe = self._long
+        if "numpy" in sys.modules:  # it is while pairs are written; a forecast looks at a few texts and does without
+            maybe = [self._long[place] for place in _table(text)[self._starts].nonzero()[0].tolist()]
         there = {literal for literal in (*self._short, *maybe) if literal in text}
         for pattern, needed in zip(self.patterns, self._needed, strict=True):
             for choice in needed:
@@ -50,19 +60,23 @@ class PrefilteredPatterns:
         return next((match for match in found if match is not None), None)
 
 
-def _grams(text: str) -> NDArray[np.uint32]:
+def _grams(text: str) -> "NDArray[np.uint32]":
     """Return a hash in 0-65535 of each run of four characters of a text, shape ``(characters - 3,)``."""
+    import numpy as np
+
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
     runs = len(codes) - _GRAM + 1
     mixed = np.zeros(max(0, runs), np.uint32)
     for place in range(_GRAM if runs > 0 else 0):
-        mixed += codes[place : place + runs] * _PLACES[place]
+        mixed += codes[place : place + runs] * np.uint32(_FACTORS[place])
     return mixed >> np.uint32(16)
 
 
 @lru_cache(maxsize=2)  # two sets of patterns are held against a text
-def _table(text: str) -> NDArray[np.bool_]:
+def _table(text: str) -> "NDArray[np.bool_]":
     """Return for each hash of a run of four characters whether a text may hold it, shape ``(65536,)``."""
+    import numpy as np
+
     table = np.zeros(1 << 16, np.bool_)
     table[_grams(text)] = True
     return table

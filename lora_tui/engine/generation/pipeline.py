@@ -442,5 +442,7 @@ class Pipeline:
         if load is not None:
             speed = round(load.tokens_per_s, 1)
             found = {"in_flight": in_flight, "limit": load.limit, "limit_found": load.found, "tokens_per_s": speed}
+        if endpoints := self._workers.model.endpoints:
+            found["endpoints"] = [one.fields() for one in endpoints]
         done, total = self._progress.accepted, self._progress.target
         self._ctx.emit("progress", phase="generating", done=done, total=total, note=note, **found)

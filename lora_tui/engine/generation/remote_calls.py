@@ -44,8 +44,9 @@ class RemoteCalls:
         stop: asyncio.Event,
         emit: Emit,
         of_run: tuple[Store, int] | None = None,
+        others_have_room: Callable[[], bool] | None = None,
     ) -> None:
-        self.endpoint = Endpoint(chosen, key, warn, stop, emit)
+        self.endpoint = Endpoint(chosen, key, warn, stop, emit, others_have_room)
         self.batches: BatchRounds | None = None
         if chosen.batch and of_run is not None:
             store, run_id = of_run

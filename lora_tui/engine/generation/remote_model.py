@@ -6,13 +6,13 @@ put into words by rule.
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation.analysis import describe
 from lora_tui.engine.generation.client.batch_rounds import MOST_REQUESTS
 from lora_tui.engine.generation.client.wire import ChatReply, ChatRequest
-from lora_tui.engine.generation.generation_model import CallRecord, EndpointLoad, PairRequest, Proposals
+from lora_tui.engine.generation.generation_model import CallRecord, EndpointLoad, EndpointStatus, PairRequest, Proposals
 from lora_tui.engine.generation.prompts import Prompts
 from lora_tui.engine.generation.remote_calls import RemoteCalls
 from lora_tui.engine.generation.remote_judge import RemoteJudge
@@ -25,7 +25,12 @@ from lora_tui.store.connection import Store
 
 
 class RemoteModel:
-    """`GenerationModel` over an OpenAI-compatible endpoint; batches need the store and the id `of_run`."""
+    """`GenerationModel` over an OpenAI-compatible endpoint; batches need the store and the id `of_run`.
+
+    With `others_have_room` it is one of several (`Endpoint`), and raises `EndpointAway`.
+    """
+
+    endpoints: Sequence[EndpointStatus] = ()
 
     def __init__(
         self,
@@ -35,9 +40,11 @@ class RemoteModel:
         stop: asyncio.Event,
         emit: Emit,
         of_run: tuple[Store, int] | None = None,
+        others_have_room: Callable[[], bool] | None = None,
     ) -> None:
         self._chosen = chosen
-        self._calls = RemoteCalls(chosen, key, warn, stop, emit, of_run)
+        self._calls = RemoteCalls(chosen, key, warn, stop, emit, of_run, others_have_room)
+        self.endpoint = self._calls.endpoint
         self._prompts = Prompts()
         self._writer = RemoteWriter(chosen, self._calls, self._prompts, warn)
         self.name = chosen.model

@@ -9,10 +9,13 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_tui.config.addresses import OPENAI_URL
 from lora_tui.config.advice import advise
+from lora_tui.config.generation import DataGeneration
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.config.prices import token_prices
@@ -20,7 +23,7 @@ from lora_tui.config.written import written_keys
 from lora_tui.engine.data.results import remember_result
 from lora_tui.engine.forecast.generation import charge_text, forecast_generation, forget_listing
 from lora_tui.engine.generation.background_reading import BackgroundReading, report_folder
-from lora_tui.engine.generation.client.wire import OPENAI_URL, is_loopback, is_own_network, shown_url
+from lora_tui.engine.generation.client.wire import is_loopback, is_own_network, shown_url
 from lora_tui.engine.generation.corpus import Corpus, Source
 from lora_tui.engine.generation.earlier import EarlierPairs, seeded_for_run
 from lora_tui.engine.generation.folder_changes import EarlierReading, FolderChanges
@@ -310,10 +313,38 @@ def _import_builtin_model() -> "type[BuiltinModel]":
 
 
 def _open_remote(ctx: RunContext) -> GenerationModel:
-    """Open the endpoint's model; in a thread, because importing the client takes a second."""
+    """Open the model of the endpoint, or of several; in a thread, because importing the client takes a second."""
     from lora_tui.engine.generation.remote_model import RemoteModel
 
     chosen = ctx.settings.data_generation
+    if len(chosen.urls) > 1:
+        if chosen.batch:
+            raise UsageError(
+                "data_generation.batch works with one endpoint alone: name it as data_generation.base_url."
+            )
+        return _open_fleet(ctx)
+    chosen = chosen.at(chosen.urls[0])
+    return RemoteModel(chosen, _key_of(ctx, chosen), ctx.warn, ctx.stop_async, ctx.emit, (ctx.store, ctx.run_id))
+
+
+def _open_fleet(ctx: RunContext) -> GenerationModel:
+    """Open the models of several endpoints as one."""
+    from lora_tui.engine.generation.fleet import Fleet
+    from lora_tui.engine.generation.fleet_members import JUDGES, WRITES, Member, Members
+    from lora_tui.engine.generation.remote_model import RemoteModel
+
+    chosen = ctx.settings.data_generation
+    members = Members(chosen.give_up_after, ctx.stop_async, ctx.warn, ctx.emit)
+    for place, url in enumerate(chosen.urls):
+        own, others = chosen.at(url), partial(members.others_have_room, place)
+        roles = [WRITES] * (url in chosen.writer_urls) + [JUDGES] * (url in chosen.judge_urls)
+        model = RemoteModel(own, _key_of(ctx, own), ctx.warn, ctx.stop_async, ctx.emit, None, others)
+        members.all.append(Member(model, roles))
+    return Fleet(chosen.model, chosen.judges, members)
+
+
+def _key_of(ctx: RunContext, chosen: DataGeneration) -> str:
+    """Return the key for the one address of settings, empty where it needs none; raises `UnreachableError`."""
     key = os.environ.get(chosen.api_key_env, "").strip()
     if not key and not chosen.base_url:
         raise UnreachableError(
@@ -325,13 +356,13 @@ def _open_remote(ctx: RunContext) -> GenerationModel:
     url = chosen.base_url or OPENAI_URL
     if key and url.startswith("http://") and not is_loopback(url):
         ctx.warn(f"{shown_url(url)} is not encrypted: the key and every passage can be read on the way. Prefer https.")
-    return RemoteModel(chosen, key, ctx.warn, ctx.stop_async, ctx.emit, (ctx.store, ctx.run_id))
+    return key
 
 
 async def _open_folder(ctx: RunContext, earlier: EarlierReading) -> FolderReader:
     settings = ctx.settings.data_generation
-    url = settings.base_url or OPENAI_URL
-    sent_to = None if settings.model == BUILTIN or is_loopback(url) else shown_url(url)
+    urls = [] if settings.model == BUILTIN else [url or OPENAI_URL for url in settings.urls]
+    sent_to = " and ".join(shown_url(url) for url in urls if not is_loopback(url)) or None
     return await FolderReader.open(ctx.store, ctx.run_id, settings, ctx.warn, sent_to, earlier.order)
 
 
@@ -382,7 +413,8 @@ async def _workers(
         progress=progress,
         corpus=corpus,
         wait_while_paused=control.wait_while_paused,
-        check_first=bool(settings.judge_must_tell) or not is_own_network(settings.base_url or OPENAI_URL),
+        check_first=bool(settings.judge_must_tell)
+        or not all(is_own_network(url or OPENAI_URL) for url in settings.urls),
         earlier=earlier,
     )
     await workers.restore()

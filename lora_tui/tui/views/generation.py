@@ -6,6 +6,7 @@ from typing import Any
 
 from textual.content import Content
 
+from lora_tui.config.addresses import asked_models
 from lora_tui.config.prices import CONFIGURED, Prices, prices_of
 from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.store import generation as store_generation
@@ -184,10 +185,8 @@ class GenerationView:
         """What the run's models cost."""
         names = ("prompt_price", "completion_price", "cached_price")
         sent, written, cached = (float(self.settings.get(key) or 0) for key in names)
-        writer = str(self.settings.get("model") or "")
-        judges = self.settings.get("judge_models") or [self.settings.get("judge_model") or writer]
         configured = Prices(sent, written, cached or None, source=CONFIGURED)
-        return prices_of([writer, *map(str, judges)], str(self.settings.get("base_url") or ""), configured)
+        return prices_of(asked_models(self.settings), configured)
 
 
 async def _waiting(store: Store, run_id: int, now: float) -> str:

@@ -64,7 +64,7 @@ class GenerationHarness:
         """Return ``--set`` arguments; dots in keys are written as two underscores."""
         merged = self.values | {key.replace("__", "."): value for key, value in values.items()}
         shown = {key: str(value) if isinstance(value, Path) else value for key, value in merged.items()}
-        return [f"data_generation.{key}={json.dumps(value, ensure_ascii=False)}" for key, value in shown.items()]
+        return [f"data_generation.{key}={_toml(value)}" for key, value in shown.items()]
 
     def settings(self, **values: Any) -> Settings:
         return load_settings(overrides=self.overrides(**values), environment={}).settings
@@ -106,3 +106,10 @@ class GenerationHarness:
     def events(self, kind: str) -> list[dict[str, Any]]:
         rows = self.rows("SELECT payload FROM events WHERE kind=? ORDER BY id", kind)
         return [json.loads(payload) for (payload,) in rows]
+
+
+def _toml(value: Any) -> str:
+    """Return a value as ``--set`` takes it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(one)}" for key, one in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy  # noqa: F401  # with it, a table tells what is absent
 import pytest
 
 from lora_tui.engine.generation import injection

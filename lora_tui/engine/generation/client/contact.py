@@ -12,9 +12,11 @@ from typing import TypeVar
 
 from lora_tui.engine.generation.client.answers import HttpClient
 from lora_tui.engine.generation.client.outage import Outage
-from lora_tui.engine.generation.client.transport import no_answer
-from lora_tui.engine.generation.client.wire import shown_url
+from lora_tui.engine.generation.client.rate_limit import TransientFailure
+from lora_tui.engine.generation.client.transport import may_speak_no_tls, no_answer, speaks_tls
+from lora_tui.engine.generation.client.wire import redirected_base, shown_url
 from lora_tui.engine.generation.generation_model import CallStopped, EndpointGoneError
+from lora_tui.errors import UnreachableError
 
 T = TypeVar("T")
 
@@ -23,6 +25,8 @@ _FIRST_LOOKS = (6.0, 12.0)
 
 _SILENCE = 10.0
 """Seconds without an answer to any request, after which the address is looked at beside them."""
+
+_MAX_REDIRECTS = 3
 
 _LOOK = 5.0
 _LONGEST_PATIENCE = 60.0
@@ -45,6 +49,7 @@ class Contact:
         self._warn = warn
         self._stop = stop
         self._lock = asyncio.Lock()
+        self._redirects = 0
         self._made = False
         self._one_at_a_time = False  # while it works on a reply it answers nothing else, and the reply comes
         self._in_flight: dict[object, float] = {}  # requests that are not answered, and when they left
@@ -60,6 +65,30 @@ class Contact:
         """Return why nothing answers at the address, or None."""
         reason = await no_answer(self._http, self.address, _LOOK)
         return None if reason is None else self._shown(reason)
+
+    def follow(self, status: int, location: str) -> Exception:
+        """Follow a redirect within the same host, by the address of all further requests; refuse any other."""
+        base, own = redirected_base(self.address, location), shown_url(self.address)
+        shown = self._shown(shown_url(location))
+        if base == self.address.rstrip("/"):
+            return TransientFailure(f"HTTP {status}: it redirects to itself")
+        if base is None or self._redirects == _MAX_REDIRECTS:
+            return UnreachableError(
+                f"{own} redirects to {shown or 'nowhere'} (HTTP {status}); neither key nor passages are sent "
+                "there.\nIf that is the address you mean, set data_generation.base_url to it."
+            )
+        self._redirects += 1
+        self.address = self._http.base_url = base
+        self._warn(f"{own} has moved to {shown_url(base)} (HTTP {status}); requests go there from now on.")
+        return TransientFailure(f"HTTP {status}: moved to {shown}", 0.0)
+
+    async def advice(self, url: str, reason: str, *, unreached: bool) -> str:
+        """Return what a connection that failed says of the address, shown as `url`: that the other scheme is meant."""
+        if self.address.startswith("http://") and not unreached and await speaks_tls(self.address):
+            return f"The port speaks TLS: set data_generation.base_url to https{url[4:]}."
+        if unreached and await may_speak_no_tls(self.address, reason):
+            return f"The port takes connections, but no TLS: perhaps data_generation.base_url is http{url[5:]}."
+        return ""
 
     async def first(self) -> str | None:
         """Return why no request should leave: connections are taken, and nothing is said. None where something is.

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from lora_tui.config.addresses import OPENAI_URL
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation.client.answers import (
     Answer,
@@ -42,13 +43,13 @@ from lora_tui.engine.generation.client.refusals import (
     ErrorAnswer,
     FormRefused,
     Refused,
+    end_of_run,
     error_in_answer,
     meaning_of,
     read_error,
 )
-from lora_tui.engine.generation.client.transport import make_http_client, may_speak_no_tls, speaks_tls
+from lora_tui.engine.generation.client.transport import make_http_client
 from lora_tui.engine.generation.client.wire import (
-    OPENAI_URL,
     Capabilities,
     ChatReply,
     CompletionRequest,
@@ -58,7 +59,6 @@ from lora_tui.engine.generation.client.wire import (
     exceeds_context,
     never_connected,
     read_reply,
-    redirected_base,
     request_body,
     root_cause,
     shown_url,
@@ -68,6 +68,7 @@ from lora_tui.engine.generation.generation_model import (
     CallFailed,
     CallRecord,
     CallStopped,
+    EndpointAway,
     EndpointGoneError,
     EndpointLoad,
 )
@@ -80,44 +81,58 @@ from lora_tui.text import one_line
 _GONE_AFTER_CALLS, _GONE_AFTER_ATTEMPTS = 2, 4
 """The endpoint is away when this many calls and attempts in a row have failed."""
 
-_MAX_REFUSALS, _MAX_REDIRECTS = 12, 3
+_LEAVES_FROM, _SLICE = 0.3, 0.25
+"""Seconds that an endpoint must ask to wait for before its calls go to another; how often these look for room there."""
+
+_MAX_REFUSALS = 12
 _LONGEST_MESSAGE = 4000
 """Characters of an error body that are looked at."""
 
 
 class Endpoint:
-    """One endpoint: its client, the limit of requests in flight, and what has been learned about it."""
+    """One endpoint: its client, the limit of requests in flight, and what has been learned about it.
+
+    With `others_have_room` it is one of several: a call does not wait for it while it is away, or asks to wait and
+    another has room, but raises `EndpointAway`.
+    """
 
     def __init__(
-        self, chosen: DataGeneration, key: str, warn: Callable[[str], None], stop: asyncio.Event, emit: Emit
+        self,
+        chosen: DataGeneration,
+        key: str,
+        warn: Callable[[str], None],
+        stop: asyncio.Event,
+        emit: Emit,
+        others_have_room: Callable[[], bool] | None = None,
     ) -> None:
+        self._others_have_room = others_have_room
         base_url = chosen.base_url or OPENAI_URL
         # OpenAI's newer models refuse `max_tokens`; most other servers know nothing else.
         self._tokens_key = "max_completion_tokens" if base_url == OPENAI_URL else "max_tokens"
         self._chosen = chosen
-        self._key = key
-        self._key_name = chosen.api_key_env
+        self._key, self._key_name = key, chosen.api_key_env
         register_key_variable(chosen.api_key_env)
         self._url = shown_url(base_url)
         self._warn = warn
-        self._emit = emit
         self._stop = stop
         self._limit = AdaptiveLimit(chosen.max_concurrency, chosen.timeout, self._warn_of_overdue)
         self._unproven_lock = asyncio.Lock()
         self._reached = False  # a request was answered
         self._fatal: str | None = None  # why no request will be answered
         self._hold = RateHold(chosen.generation.initial_delay)
-        self._failures = 0  # attempts that failed since the last answer
-        self._exhausted = self._answers = 0  # calls that ran out of tries since the last answer; answers
-        self._active = 0  # calls
+        self._failures = self._exhausted = 0  # attempts that failed, calls that ran out of tries, since the last answer
+        self._answers = self._active = 0  # answers; calls
         self._waits = RetryWaits(stop, emit, chosen.generation.max_retries + 1)
         self._random = random.Random()  # noqa: S311  # jitter
         self._capabilities: dict[str, Capabilities] = {}
         who = f"{self._url} (model {chosen.model}, key from {self._key_name})"
         self.http = make_http_client(base_url, key, chosen.timeout)
         self._contact = Contact(base_url, self.http, self._redacted_line, warn, stop)
-        self._outage = Outage(self._url, who, chosen.give_up_after, stop, self._contact.look, emit)
-        self._redirects = 0
+        tell = emit if others_have_room is None else lambda kind, /, **payload: None  # whoever has several tells
+        self._outage = Outage(self._url, who, chosen.give_up_after, stop, self._contact.look, tell)
+        self.may_come_back = True
+        """Whether it may be asked again: it has refused neither the key nor the model, nor for want of credit."""
+        self._trial = 0  # failures in a row that are too many, of an endpoint that was away; 0: as usual
 
     async def close(self) -> None:
         """Close the connections."""
@@ -145,7 +160,8 @@ class Endpoint:
         failed = refusals = 0
         answers = answers_before = self._answers
         while True:
-            await self._waits.sleep(self._hold.seconds)
+            self._raise_if_away()
+            await self._sleep(self._hold.seconds)
             looks = await self._outage.turn()
             try:
                 proven = self._alone_until_proven(capabilities, request)
@@ -185,7 +201,7 @@ class Endpoint:
                 jitter = backoff(failed - 1, self._chosen.generation.initial_delay, self._random)
                 wait = jitter if failure.wait is None else failure.wait + min(jitter, 1.0)
                 self._waits.report(failure, max(wait, self._hold.seconds), failed)
-                await self._waits.sleep(wait)
+                await self._sleep(wait)
             else:
                 self._answered()
                 return reply
@@ -252,19 +268,12 @@ class Endpoint:
         """Return what a lost or missing connection means: before anything was answered, the address is at fault."""
         if self._reached or self._answers:
             return TransientFailure(f"the connection failed ({reason})", unreachable=unreached, overdue=overdue)
-        hint = ""
-        address = self._contact.address
-        if address.startswith("http://") and not unreached and await speaks_tls(address):
-            hint = f"\nThe port speaks TLS: set data_generation.base_url to https{self._url[4:]}."
-        elif unreached and await may_speak_no_tls(address, reason):
-            hint = f"\nThe port takes connections, but no TLS: perhaps data_generation.base_url is http{self._url[5:]}."
-        elif not unreached:
+        hint = await self._contact.advice(self._url, reason, unreached=unreached)
+        if not hint and not unreached:
             return TransientFailure(f"the connection failed ({reason})", overdue=overdue)
-        hint = hint or (
-            f"\nStart the server that answers for {model}, or set data_generation.base_url "
-            f"(the key comes from {self._key_name})."
-        )
-        self._fatal = f"Cannot connect to {self._url} ({reason}).{hint}"
+        start = f"Start the server that answers for {model}, or set data_generation.base_url"
+        hint = hint or f"{start} (the key comes from {self._key_name})."
+        self._fatal = f"Cannot connect to {self._url} ({reason}).\n{hint}"
         return UnreachableError(self._fatal)
 
     def read(self, attempt: int, answer: Answer, prompt_tokens: int) -> ChatReply | ErrorAnswer:
@@ -285,43 +294,22 @@ class Endpoint:
         )
         exception = self._exception_for(error, text, headers, model, parameters)
         if isinstance(exception, UnreachableError):
-            self._fatal = str(exception)
+            self._fatal, self.may_come_back = str(exception), False
         return exception
 
     def _exception_for(
         self, error: ErrorAnswer, text: str, headers: Any, model: str, parameters: dict[str, Any]
     ) -> Exception:
-        """Return the exception for an error status: it concerns this attempt, this request, or all of them."""
-        status, name = error.status, self._key_name
+        status = error.status
         said = f"(HTTP {status}: {text})" if text else f"(HTTP {status})"
         if 300 <= status < 400:
-            return self._redirected(status, headers.get("location", ""))
+            return self._contact.follow(status, headers.get("location", ""))
         meaning = meaning_of(error, parameters, model)
         if "prompt" in parameters and status in (404, *REFUSAL_STATUSES) and meaning in ("model", "parameter", "other"):
             return FormRefused(one_line(text or f"HTTP {status}", 120))
+        if (end := end_of_run(meaning, self._url, model, self._key_name, said, has_key=bool(self._key))) is not None:
+            return UnreachableError(end)
         match meaning:
-            case "key" | "forbidden":
-                what = f"refuses the key in {name}" if self._key else f"wants a key and {name} is not set"
-                return UnreachableError(
-                    f"{self._url} {what} {said}.\nExport the right key as {name}, or set another base_url."
-                )
-            case "credit":
-                return UnreachableError(
-                    f"The account behind {name} has no quota left at {self._url} {said}.\n"
-                    f"Add credit and go on with --resume, or set another key or data_generation.base_url; {model} was "
-                    "to be asked."
-                )
-            case "model":
-                return UnreachableError(
-                    f"{self._url} has no model {model!r} or no such address {said}.\n"
-                    "Check data_generation.model and data_generation.base_url, which usually ends in /v1 "
-                    f"(the key comes from {name})."
-                )
-            case "tls":
-                return UnreachableError(
-                    f"{self._url} wants an encrypted connection {said}.\n"
-                    f"Set data_generation.base_url to https{self._url[4:]}."
-                )
             case "filtered":
                 return CallFailed(f"the endpoint's content filter withholds this passage {said}")
             case "too_large":
@@ -346,22 +334,6 @@ class Endpoint:
             return Refused(text or f"HTTP {status}", parameters)
         return CallFailed(f"HTTP {status}: {text}")
 
-    def _redirected(self, status: int, location: str) -> Exception:
-        """Follow a redirect within the same host, by the address of all further requests; refuse any other."""
-        base, shown = redirected_base(self._contact.address, location), self._redacted_line(shown_url(location))
-        if base == self._contact.address.rstrip("/"):
-            return TransientFailure(f"HTTP {status}: it redirects to itself")
-        if base is None or self._redirects == _MAX_REDIRECTS:
-            return UnreachableError(
-                f"{self._url} redirects to {shown or 'nowhere'} (HTTP {status}); neither key nor passages are sent "
-                "there.\nIf that is the address you mean, set data_generation.base_url to it."
-            )
-        self._redirects += 1
-        self._contact.address = base
-        self.http.base_url = base
-        self._warn(f"{self._url} has moved to {shown_url(base)} (HTTP {status}); requests go there from now on.")
-        return TransientFailure(f"HTTP {status}: moved to {shown}", 0.0)
-
     def adapt(self, capabilities: Capabilities, request: Request, refused: Refused) -> bool:
         """Learn from a refusal, unless another call has; returns whether the next attempt will differ.
 
@@ -380,16 +352,33 @@ class Endpoint:
     def _answered(self) -> None:
         """Take note of an answer: whatever was wrong is over."""
         self._reached = True
-        self._failures = self._exhausted = 0
+        self._failures = self._exhausted = self._trial = 0
         self._hold.answered()
         self._answers += 1
         self._outage.end()
 
     def _is_away(self, failure: TransientFailure) -> bool:
         """Tell whether a failure is that of the whole endpoint, which has answered before."""
-        if failure.rate_limited or not (self._answers or self._reached):
+        if failure.rate_limited:
             return False
-        return failure.unreachable or self._outage.lasts
+        if self._others_have_room is not None and self._failures >= (self._trial or _GONE_AFTER_ATTEMPTS):
+            return True
+        return bool(self._answers or self._reached) and (failure.unreachable or self._outage.lasts)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait; raises `EndpointAway` as soon as a call is better sent to another endpoint."""
+        while self._others_have_room is not None and seconds > _SLICE:
+            self._raise_if_away()
+            await self._waits.sleep(_SLICE)
+            seconds -= _SLICE
+        await self._waits.sleep(seconds)
+
+    def _raise_if_away(self) -> None:
+        """Raise `EndpointAway` where a call is better sent to another endpoint."""
+        if self._others_have_room is not None and self._outage.lasts:
+            raise EndpointAway(self._outage.reason)
+        if self._hold.seconds > _LEAVES_FROM and self._others_have_room is not None and self._others_have_room():
+            raise EndpointAway(f"it asks to wait {self._hold.seconds:.0f} s", busy=True)
 
     def _raise_exhausted(self, reason: str, tries: int, *, alone: bool) -> None:
         """Raise `CallFailed` for a call that ran out of tries; if nothing else is answered either, begin an outage.
@@ -412,6 +401,25 @@ class Endpoint:
                 f"{self._url} gave no answer within {self._chosen.timeout:g} s with {before} requests in flight; from "
                 f"now on {after} at most. Raise data_generation.timeout if replies need longer."
             )
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it asks to wait."""
+        return self._hold.seconds > 0
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether it has answered a call."""
+        return self._answers > 0
+
+    async def looks_alive(self) -> bool:
+        """Tell whether something answers at its address; if so, the next request may leave: it is on trial."""
+        if not self.may_come_back or await self._contact.look() is not None:
+            return False
+        self._fatal = None
+        self._failures, self._trial = 0, 1
+        self._outage.end()
+        return True
 
     @property
     def load(self) -> EndpointLoad:
@@ -438,8 +446,5 @@ class Endpoint:
         return redact(text, self._key, "[key]") if self.holds_key(text) else text
 
     def _redacted_line(self, text: str, most: int = 200) -> str:
-        """Return the server's text as it may be shown and stored: one short line, without anything like a key.
-
-        Redacted before it is cut: half a token no longer looks like one.
-        """
+        """Return the server's text as it may be shown and stored: one line, redacted before it is cut."""
         return one_line(redact(text[:_LONGEST_MESSAGE], self._key, "[key]"), most)

@@ -52,6 +52,11 @@ class Outage:
         return self._since is not None
 
     @property
+    def reason(self) -> str:
+        """Why it is away, or was last."""
+        return self._reason
+
+    @property
     def is_silent(self) -> bool:
         """Whether it is away, and nothing answers at its address at all."""
         return self.lasts and self._unreachable

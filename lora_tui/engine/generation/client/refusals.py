@@ -190,6 +190,30 @@ def meaning_of(error: ErrorAnswer, parameters: Mapping[str, Any], model: str) ->
     return "other"
 
 
+def end_of_run(meaning: Meaning, url: str, model: str, variable: str, said: str, *, has_key: bool) -> str | None:
+    """Return the message where no further request will be answered: what, and what to do; else None.
+
+    `said` is the endpoint's answer in brackets, `variable` the one that holds the key.
+    """
+    match meaning:
+        case "key" | "forbidden":
+            what = f"refuses the key in {variable}" if has_key else f"wants a key and {variable} is not set"
+            return f"{url} {what} {said}.\nExport the right key as {variable}, or set another base_url."
+        case "credit":
+            return (
+                f"The account behind {variable} has no quota left at {url} {said}.\nAdd credit and go on with "
+                f"--resume, or set another key or data_generation.base_url; {model} was to be asked."
+            )
+        case "model":
+            return (
+                f"{url} has no model {model!r} or no such address {said}.\nCheck data_generation.model and "
+                f"data_generation.base_url, which usually ends in /v1 (the key comes from {variable})."
+            )
+        case "tls":
+            return f"{url} wants an encrypted connection {said}.\nSet data_generation.base_url to https{url[4:]}."
+    return None
+
+
 def _says_model(said: str, model: str) -> bool:
     """Whether a text is about a model that is not there; the model's own name in it counts as the word."""
     return _MODEL.search(said.replace(f"'{model.lower()}'", "model") if len(model) > 1 else said) is not None

@@ -27,9 +27,6 @@ from lora_tui.engine.generation.client.enforcement import (
 from lora_tui.secrets import redact
 from lora_tui.store.rows import AttemptEnd
 
-OPENAI_URL = "https://api.openai.com/v1"
-"""The address where ``data_generation.base_url`` is empty."""
-
 
 def request_body(parameters: Mapping[str, Any]) -> bytes:
     """Return the body of a request, ``extra_body`` laid out beside the other parameters."""
