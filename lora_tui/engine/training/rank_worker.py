@@ -114,6 +114,7 @@ def serve_steps(group: Any, gradient_step: Any) -> None:
     from lora_tui.engine.training.memory import apply_announced
     from lora_tui.engine.training.ranks import END, FOLLOW, PLAN, STEP
     from lora_tui.engine.training.sharding import follow
+    from lora_tui.engine.training.step import StepShare
 
     while (message := group.receive()).kind != END:
         if message.kind == PLAN:
@@ -124,7 +125,8 @@ def serve_steps(group: Any, gradient_step: Any) -> None:
             # What PEFT's own dropout draws from, where layers are not computed by hand: the same after a resumption.
             torch.manual_seed(gradient_step.seed + 1_000_003 * message.step + 7_919 * group.rank)
             gradient_step.model.train()
-            gradient_step.accumulate(message.examples, message.step)
+            share = StepShare(message.step, tuple(message.places), message.divisor)
+            gradient_step.accumulate_share(message.examples, share)
             gradient_step.model.zero_grad(set_to_none=True)
             for line in gradient_step.fallback.messages(message.step):
                 log.warning("rank %s: %s", group.rank, line)

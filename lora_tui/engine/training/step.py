@@ -153,26 +153,35 @@ class GradientStep:
         `RowTooLargeError` when a single example does not fit with everything recomputed, `LostRankError` when another
         rank is gone: then the step has not been taken.
         """
-        random_state = torch.get_rng_state()
-        self.model.zero_grad(set_to_none=True)
-        try:
-            share = self.ranks.begin_step(examples, step)
-            own, divisor = [examples[item] for item in share], self.divisor(examples)
-            loss = self._accumulate_share(
-                own, StepShare(step, tuple(share), divisor, len(examples[0].parts)), random_state
+        divisor, parts = self.divisor(examples), len(examples[0].parts)
+        with self._undone_where_a_rank_is_lost():
+            places = self.ranks.begin_step(examples, step, divisor)
+            return self.accumulate_share(
+                [examples[place] for place in places], StepShare(step, tuple(places), divisor, parts)
             )
-            return self.ranks.sum_gradients(loss, tokens_in(own, range(len(own))), self.fallback.state())
+
+    @contextmanager
+    def _undone_where_a_rank_is_lost(self) -> Iterator[None]:
+        random_state = torch.get_rng_state()
+        try:
+            yield
         except LostRankError:
             torch.set_rng_state(random_state)
             self.model.zero_grad(set_to_none=True)
             raise
 
-    def _accumulate_share(self, examples: Sequence[PackableExample], share: StepShare, random_state: Tensor) -> Tensor:
+    def accumulate_share(self, examples: Sequence[PackableExample], share: StepShare) -> Tensor:
+        """Compute this rank's `examples` of a step that has begun, and take part in the sum; see `accumulate`."""
+        loss = self._sum_rows(examples, share)
+        return self.ranks.sum_gradients(loss, tokens_in(examples, range(len(examples))), self.fallback.state())
+
+    def _sum_rows(self, examples: Sequence[PackableExample], share: StepShare) -> Tensor:
         """Add up the rows of this rank's examples.
 
         Where memory runs out, they are taken again a rung lower on the `fallback` ladder, with the same draws: the sum
         is the same. (PEFT's own dropout begins at the same random state, but draws for rows and not for examples.)
         """
+        random_state = torch.get_rng_state()
         while True:
             self.model.zero_grad(set_to_none=True)
             try:

@@ -28,7 +28,7 @@ from lora_tui.engine.training.ranks import (
     share_examples,
     unpack_examples,
 )
-from lora_tui.engine.training.step import GradientStep
+from lora_tui.engine.training.step import GradientStep, StepShare
 from tests.engine.tiny import make_model, tiny_settings
 from tests.engine.training.test_training_packing import gradients, largest_difference
 
@@ -45,9 +45,13 @@ def test_a_steps_tokens_are_divided_evenly_and_each_example_once() -> None:
 
 
 def test_examples_arrive_as_they_were_sent(examples: list[EncodedExample]) -> None:
-    there = unpack_examples(pack_examples(examples))
-    assert [(one.input_ids, one.is_label) for one in there] == [(one.input_ids, one.is_label) for one in examples]
-    assert unpack_examples(pack_examples([])) == []
+    content, there = pack_examples(examples), {}
+    for rank in range(3):
+        there |= dict(zip(*unpack_examples(content, rank, 3), strict=True))
+    assert [(there[place].input_ids, there[place].is_label) for place in range(len(examples))] == [
+        (one.input_ids, one.is_label) for one in examples
+    ]
+    assert unpack_examples(pack_examples(examples[:1]), 1, 2) == ([], []), "none for the second of two"
 
 
 class Companions:
@@ -217,7 +221,8 @@ def test_a_rank_that_is_gone_ends_the_run_with_everything_saved(
         group.receive()
         for _ in range(3):
             message = group.receive()
-            gradient_step.accumulate(message.examples, message.step)
+            share = StepShare(message.step, tuple(message.places), message.divisor)
+            gradient_step.accumulate_share(message.examples, share)
         group.receive()
         companions.gone = "Rank 1 was killed."
 
