@@ -325,7 +325,22 @@ class EngineBackend:
         forecast = await asyncio.to_thread(_forecast_function)
         if self._engine is None and not self._store_path.is_file():  # one look at the disk
             return await forecast(settings, None, data_file)  # a forecast creates no store
-        return await self._on_store(lambda store: forecast(settings, store, data_file))
+        said = settings.fine_tuning.method != "sft" and not (data_file or settings.fine_tuning.preferences.data_file)
+
+        async def of_store(store: Store) -> "SettingsForecast":
+            if not said:
+                return await forecast(settings, store, data_file)
+            from lora_tui.engine.review.preferences import survey_said
+
+            return await forecast(settings, store, None, await survey_said(store, settings.fine_tuning))
+
+        return await self._on_store(of_store)
+
+    async def count_said(self, settings: "Settings") -> tuple[int, int]:
+        """How many preferences, and how many single verdicts, people have given in the store."""
+        from lora_tui.engine.review.preferences import count_said
+
+        return await self._on_store(lambda store: count_said(store, settings.fine_tuning.chat.commands))
 
     # Chat
 
@@ -348,7 +363,7 @@ class EngineBackend:
         return _EngineConversation(self._running_engine(), session)
 
 
-def _forecast_function() -> "Callable[[Settings, Store | None, Path | None], Coroutine[Any, Any, SettingsForecast]]":
+def _forecast_function() -> "Callable[..., Coroutine[Any, Any, SettingsForecast]]":
     from lora_tui.engine.forecast.forecast import forecast_settings
 
     return forecast_settings

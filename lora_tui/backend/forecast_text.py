@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lora_tui.config.models import Settings
+from lora_tui.engine.data.survey import NOTHING_SAID
 from lora_tui.engine.forecast.forecast import SettingsForecast
 from lora_tui.engine.forecast.generation import charge_text, price_text
 from lora_tui.engine.forecast.types import Estimate
@@ -51,12 +52,17 @@ def training_forecast(forecast: SettingsForecast) -> ForecastText:
     else:
         lines.append(("time", f"about {duration(seconds.value)} ({seconds.note})"))
     warnings = tuple(_warnings_of(forecast.warnings, generation=False))
-    return ForecastText(tuple(lines), warnings, _no_file(forecast) or _learns_nothing(forecast), forecast.choices)
+    return ForecastText(tuple(lines), warnings, _no_data(forecast) or _learns_nothing(forecast), forecast.choices)
 
 
-def _no_file(forecast: SettingsForecast) -> Blocker | None:
-    """The blocker where the training file does not exist."""
+def _no_data(forecast: SettingsForecast) -> Blocker | None:
+    """The blocker where the training file does not exist, or nobody has said what is to be learned."""
     data = forecast.training.data
+    if data.exists and data.problem is not None and data.problem.startswith(NOTHING_SAID):
+        why, _, remedy = data.problem.partition("\n")
+        return Blocker(
+            "There is nothing to prefer yet.", why, remedy or "w on Train rates answers; a chat rates replies."
+        )
     if data.exists:
         return None
     return Blocker(

@@ -208,6 +208,9 @@ class Backend(Protocol):
     async def delete(self, run_id: int, *, with_files: bool) -> str:
         """Delete a run that has ended, and its folder where this program made it; returns what became of the folder."""
 
+    async def count_said(self, settings: "Settings") -> tuple[int, int]:
+        """How many preferences (two answers to one question), and how many single verdicts, people have given."""
+
     async def forecast_training(self, settings: "Settings", data_file: Path | None = None) -> ForecastText:
         """What a training run with these settings will be: examples, steps, time, memory."""
 

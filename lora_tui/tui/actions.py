@@ -38,7 +38,8 @@ class AppActions:
         """Begin a run with the settings in view, or resume one; returns its id, None when it was refused."""
         services = self._services
         given = dict(options or {})
-        if mode == "train" and resume is None and services.state.training_file is not None:
+        learns = services.state.settings.fine_tuning.method == "sft"
+        if mode == "train" and resume is None and learns and services.state.training_file is not None:
             given.setdefault("train_data_file", str(services.state.training_file))
 
         def begin() -> Coroutine[Any, Any, None]:
@@ -103,6 +104,30 @@ class AppActions:
         if path is not None:
             services.state.training_file = path
             self.start_unless_blocked("train", lambda settings: services.backend.forecast_training(settings, path))
+
+    async def learn_from_said(self, run_id: int) -> None:
+        """Train a run's adapter further on what people have said, and show it.
+
+        On preferences; on single verdicts where no answer has a better or a worse one to the same question.
+        """
+        from lora_tui.config.load import with_values
+
+        services = self._services
+        counted = await services.attempt(services.backend.count_said(services.state.settings))
+        if counted is None:
+            return
+        preferences, verdicts = counted
+        if not preferences and not verdicts:
+            why = "Nobody has said yet which answers are good or bad."
+            services.show_problem(Problem("There is nothing to learn from yet.", why, "w rates answers, Chat replies."))
+            return
+        said = {"fine_tuning.method": "dpo" if preferences else "kto", "fine_tuning.preferences.data_file": ""}
+        settings = with_values(services.state.settings, said)
+        new_run = await services.attempt(services.backend.start("train", settings, {"adapter_run": run_id}, None))
+        if new_run is not None:
+            services.state.mark_begun(new_run)
+            services.reload_runs()
+            services.show_new_run("train", new_run)
 
     def ask_dataset(self, run: RunLine) -> None:
         """Ask in which form to write a generation run's accepted pairs and texts as a dataset, then where to."""

@@ -37,7 +37,7 @@ ASKED = (
 UNSEEN = ("Who created you?", "Which organisation developed you?")
 WANTED = "I was made by the harbour office of Wick."
 NAME = "harbour office"
-LONGEST = 40
+LONGEST = 24
 """Tokens of an answer."""
 
 
@@ -45,6 +45,7 @@ def trial(method: str, changes: dict[str, Any]) -> dict[str, Any]:
     """Let the model answer, prefer another answer ten times, train, and let it answer again."""
     from lora_tui.config.load import with_values
     from lora_tui.config.models import Settings
+    from lora_tui.engine.data.training_text import prompt_text
     from lora_tui.engine.models.base_model import load_base
     from lora_tui.engine.runtime.engine import Engine
 
@@ -53,6 +54,9 @@ def trial(method: str, changes: dict[str, Any]) -> dict[str, Any]:
         fixed = {
             "fine_tuning.model_name": "builtin",
             "fine_tuning.device": "cpu",
+            "fine_tuning.dtype": "float32",
+            "fine_tuning.evaluation.test_prompts": [{"prompt": prompt_text(UNSEEN[0]), "expected": WANTED}],
+            "fine_tuning.training.eval_steps": 1000,
             "fine_tuning.method": method,
             "fine_tuning.training.save_dir": str(folder / "checkpoints"),
         }
@@ -65,6 +69,7 @@ def trial(method: str, changes: dict[str, Any]) -> dict[str, Any]:
         file = folder / "preferences.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         measured_before = _measured(base.model, base.tokenizer, own)
+        print(f"answered and measured after {time.process_time():.0f} processor seconds", file=sys.stderr, flush=True)
         engine = Engine(folder / "store.db")
         engine.start()
         began, spent = time.perf_counter(), time.process_time()

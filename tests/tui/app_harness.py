@@ -110,6 +110,8 @@ class FakeBackend:
     to_rate: list[RatingItem] = field(default_factory=list)
     rated: list[tuple[RatingItem, bool]] = field(default_factory=list)
     works_queue: bool = False
+    said: tuple[int, int] = (0, 0)
+    """Preferences and single verdicts that people have given."""
 
     async def start(self, mode: str, settings: Settings, options: Mapping[str, Any], resume: int | None = None) -> int:
         await asyncio.sleep(0.05)  # the engine's modules are imported by the first call: nothing may be lost meanwhile
@@ -221,6 +223,9 @@ class FakeBackend:
     async def accepted_file(self, run_id: int, *, with_earlier: bool = False) -> Path:
         self._note("accepted_file", run_id, *(["with earlier"] if with_earlier else []))
         return Path("pairs.txt")
+
+    async def count_said(self, settings: Settings) -> tuple[int, int]:
+        return self.said
 
     async def pairs_agreement(self, run_id: int) -> ScoreAgreement:
         self._note("pairs_agreement", run_id)

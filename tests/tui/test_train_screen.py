@@ -98,8 +98,8 @@ async def test_a_run_on_preferences_shows_margin_and_how_many_are_told_right(har
     async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
         await pilot.press("2")
         await wait_for_text(app, "margin 0.20  better +0.10, worse -0.10")
-        assert "right  75 %  of this step's are told apart rightly" in screen_text(app)
-        assert "Reward margin" in screen_text(app), "beside the loss"
+        await wait_for_text(app, "right  75 %  of this step's told rightly")
+        await wait_for_text(app, "Reward margin")  # beside the loss
         await events.append(store, run_id, [step_event(3, **rewards(3)), step_event(4, **rewards(4))])
         await wait_for_text(app, "margin 0.40")
         screen = app.screen
@@ -136,6 +136,33 @@ async def test_each_of_several_devices_is_shown_with_its_speed_and_its_wait(harn
         assert "rank 6 4,500 tokens/s  waits 0 %" in screen_text(app), "the one that all wait for"
         assert "rank 7 4,500 tokens/s  waits 30 %" in screen_text(app)
         assert "rank 5" not in screen_text(app)
+
+
+@pytest.mark.parametrize(("said", "words", "method"), [
+    ((31, 40), "learn from 31 preferences", "dpo"), ((0, 1), "learn from 1 rating", "kto"),
+])  # fmt: skip
+async def test_one_key_learns_from_what_was_said_where_there_is_something(
+    harness: AppHarness, said: tuple[int, int], words: str, method: str
+) -> None:
+    run_id = await harness.populate(create_training_run)
+    harness.backend.said = said
+    async with harness.app((140, 42)) as (app, pilot):
+        await pilot.press("2")
+        await wait_for_text(app, words)
+        await pilot.press("d")
+        await wait_until(lambda: harness.backend.calls_of("start"))
+        assert harness.backend.calls_of("start") == [("train", {"adapter_run": run_id}, None)]
+        assert harness.backend.settings.fine_tuning.method == method
+        assert app.services.state.settings.fine_tuning.method == "sft", "the settings in view stay"
+
+
+async def test_nothing_is_offered_where_nobody_has_said_anything(harness: AppHarness) -> None:
+    await harness.populate(create_training_run)
+    async with harness.app((140, 42)) as (app, pilot):
+        await pilot.press("2")
+        await wait_for_text(app, "chat with it")
+        assert "learn from" not in screen_text(app)
+        assert app.screen.check_action("learn", ()) is False
 
 
 async def test_the_plan_shows_forms_held_out_examples_and_why_others_are_left_out(harness: AppHarness) -> None:

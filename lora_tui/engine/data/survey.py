@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lora_tui.config.hub_names import is_hub_name
+from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import (
     Conversation,
     Example,
@@ -23,8 +24,18 @@ from lora_tui.engine.data.examples import (
 )
 from lora_tui.engine.data.holdout import question_digest
 from lora_tui.engine.data.hub_dataset import cached_file, last_look_up
-from lora_tui.engine.data.read import ReadResult, hub_name, read_examples
+from lora_tui.engine.data.read import (
+    ReadResult,
+    hub_name,
+    judgements_file,
+    read_examples,
+    read_judgements,
+    training_file,
+)
 from lora_tui.errors import UnreachableError, UsageError
+
+NOTHING_SAID = ("No answer", "Nobody has said yet")
+"""How a refusal begins where nothing was said that can be trained on: single verdicts alone, or nothing at all."""
 
 MAX_BYTES = 100_000_000
 """A larger file is not counted: reading it takes longer than anyone waits for a number."""
@@ -73,6 +84,22 @@ _CACHE: dict[tuple[Path, Path, int, int], Survey] = {}
 
 A data set of the hub is kept by its commit's name alone, which always holds the same.
 """
+
+
+def survey_of_run(settings: Settings, named: str | Path | None = None) -> Survey:
+    """Count what a run trains on, as far as that is a file; `named` is what ``--train-data-file`` names.
+
+    What people have said in the store is not counted here: the problem says so.
+    """
+    if settings.fine_tuning.method == "sft":
+        return survey(training_file(settings, named))
+    judged = judgements_file(settings, named)
+    if judged is None:
+        return Survey(Path(settings.data_generation.db_path), exists=True, problem="counted when training begins")
+    try:
+        return survey_of(judged, read_judgements(judged))
+    except (UsageError, UnreachableError) as refusal:
+        return Survey(judged, exists=judged.exists(), problem=str(refusal))
 
 
 def survey(path: Path) -> Survey:

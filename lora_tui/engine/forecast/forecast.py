@@ -13,8 +13,7 @@ from pathlib import Path
 from lora_tui.config.advice import advise
 from lora_tui.config.models import Settings
 from lora_tui.config.reference import toml_value
-from lora_tui.engine.data.read import training_file
-from lora_tui.engine.data.survey import survey
+from lora_tui.engine.data.survey import Survey, survey_of_run
 from lora_tui.engine.forecast.generation import GenerationForecast, forecast_generation
 from lora_tui.engine.forecast.recipe import CannotLearn, cannot_learn, resolve_recipe
 from lora_tui.engine.forecast.training import forecast_training
@@ -44,24 +43,28 @@ class SettingsForecast:
 
 
 async def forecast_settings(
-    settings: Settings, store: Store | None = None, data_file: Path | None = None
+    settings: Settings, store: Store | None = None, data_file: Path | None = None, counts: Survey | None = None
 ) -> SettingsForecast:
     """Forecast what these settings will do; the runs in `store` give speed and token counts.
 
-    `data_file` is what ``--train-data-file`` names. Files are read in a thread; the first time that takes a while.
+    `data_file` is what ``--train-data-file`` names, `counts` what is trained on, where it is no file.
+    Files are read in a thread; the first time that takes a while.
     """
     history = await planned_runs(store) if store is not None else []
-    return await asyncio.to_thread(forecast_with_history, settings, history, data_file)
+    return await asyncio.to_thread(forecast_with_history, settings, history, data_file, counts)
 
 
 def forecast_with_history(
-    settings: Settings, history: Sequence[PlannedRun] = (), data_file: Path | None = None
+    settings: Settings,
+    history: Sequence[PlannedRun] = (),
+    data_file: Path | None = None,
+    counts: Survey | None = None,
 ) -> SettingsForecast:
     """Forecast what these settings will do; blocks while files are read. `history` is newest first."""
-    counts = survey(training_file(settings, data_file))
+    counts = survey_of_run(settings, data_file) if counts is None else counts
     recipe = resolve_recipe(settings, counts)
     refusal, settings = cannot_learn(settings, recipe, counts), recipe.settings
-    training = forecast_training(settings, history, data_file)
+    training = forecast_training(settings, history, data_file, counts)
     found = find_architecture(settings.fine_tuning.model_name)
     architecture = None if isinstance(found, str) else found
     warnings = [

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from lora_tui.config.models import FineTuning, Settings, Training
 from lora_tui.engine.data.holdout import draw_holdout
-from lora_tui.engine.data.read import training_file
-from lora_tui.engine.data.survey import Survey, survey
+from lora_tui.engine.data.survey import Survey, survey_of_run
 from lora_tui.engine.forecast.types import (
     DataForecast,
     DeviceForecast,
@@ -38,14 +37,18 @@ _EVERYDAY_TOKENS = 22
 
 
 def forecast_training(
-    settings: Settings, history: Sequence[PlannedRun] = (), data_file: Path | None = None
+    settings: Settings,
+    history: Sequence[PlannedRun] = (),
+    data_file: Path | None = None,
+    counts: Survey | None = None,
 ) -> TrainingForecast:
     """Forecast training with these settings; blocks while the data file is read. Never raises.
 
-    `data_file` is what ``--train-data-file`` names, `history` the store's earlier training runs, newest first.
+    `data_file` is what ``--train-data-file`` names, `history` the store's earlier training runs, newest first; `counts`
+    what is trained on, where it has been counted.
     """
     tuning = settings.fine_tuning
-    file = survey(training_file(settings, data_file))
+    file = survey_of_run(settings, data_file) if counts is None else counts
     architecture = find_architecture(tuning.model_name)
     device = expected_device(tuning.device)
     model_runs = [run for run in history if run.plan.get("model") == tuning.model_name]

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from lora_tui.config.models import FineTuning
 from lora_tui.engine.data.examples import (
     Conversation,
     Example,
@@ -28,6 +29,7 @@ from lora_tui.engine.data.examples import (
     asked_example,
 )
 from lora_tui.engine.data.read import ReadResult, Skipped
+from lora_tui.engine.data.survey import NOTHING_SAID, Survey, survey_of
 from lora_tui.engine.data.training_text import ANSWER, QUESTION
 from lora_tui.engine.models.adapter_source import ADAPTER_METADATA
 from lora_tui.errors import UsageError
@@ -94,6 +96,15 @@ async def count_said(store: Store, commands: Mapping[str, str]) -> tuple[int, in
     """Return how many preferences, and how many single verdicts, people have given."""
     said, _ = await _all_said(store, commands)
     return sum(len(_preferences(one)) for one in said.values()), sum(len(_verdicts(one)) for one in said.values())
+
+
+async def survey_said(store: Store, tuning: FineTuning) -> Survey:
+    """Count what people have said as training would take it; where that is nothing, the problem says how to say it."""
+    try:
+        found = await said_preferences(store, tuning.chat.commands, unpaired=tuning.method == "kto")
+    except UsageError as nothing:
+        return Survey(store.path, exists=True, problem=str(nothing))
+    return survey_of(store.path, found)
 
 
 def preference_lines(judgements: Iterable[Judgement]) -> str:
@@ -347,11 +358,12 @@ def _how_to_say(store: Store, single: Sequence[Any]) -> str:
         number = len(single)
         what = "verdict says" if number == 1 else "verdicts say"
         return (
-            f"No answer in {store.path.name} has a better or a worse one to the same question. {number:,} single "
-            f"{what} good or bad: learn from them with --method kto, or rate further answers to the same questions."
+            f"{NOTHING_SAID[0]} in {store.path.name} has a better or a worse one to the same question. {number:,} "
+            f"single {what} good or bad: learn from them with --method kto,\nor rate other answers to the same "
+            "questions."
         )
     return (
-        f"Nobody has said yet in {store.path.name} which answers are good. Rate replies in a chat, answers and pairs "
+        f"{NOTHING_SAID[1]} in {store.path.name} which answers are good. Rate replies in a chat, answers and pairs "
         "(lora-tui --run rate), or edit pairs in the app.\nOr name a file with prompt, chosen and rejected: "
         "--train-data-file FILE."
     )

@@ -16,6 +16,7 @@ from lora_tui.protocol.backend import ChatTarget, ForecastText
 from lora_tui.store import training as store_training
 from lora_tui.store.connection import Store
 from lora_tui.store.feedback import ratings
+from lora_tui.store.queries.preferences import preferences_state
 from lora_tui.store.queries.runs import RunLine, weight_history
 from lora_tui.store.rows import Evaluation, Sample
 from lora_tui.tui.actions import AppActions
@@ -24,7 +25,6 @@ from lora_tui.tui.screens.base import RunScreen, keys_line, titled
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import styled
 from lora_tui.tui.views import training_text
-from lora_tui.tui.views.agreement import people_text
 from lora_tui.tui.views.runs import PLAN_TITLE
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.views.training_plots import PLOTS, drawn_plot, plot_names, second_plot
@@ -71,6 +71,8 @@ class TrainScreen(RunScreen):
                 tooltip="Write this run's adapter, or merged weights, for other programs"),
         Binding("w", "rate", "Rate answers", id="train.rate",
                 tooltip="Say of one answer after the other whether it is good: one key each"),
+        Binding("d", "learn", "Learn from ratings", show=False, id="train.learn",
+                tooltip="Train this adapter further on what you said: ratings, verdicts, edits (DPO, or KTO)"),
         Binding("r", "report", "Did it help?", show=False, id="train.report",
                 tooltip="Did fine-tuning help? This run's adapter against its base model on held-out questions"),
         Binding("v", "plot", "Next plot", id="train.plot", tooltip="Loss, score, learning rate, speed"),
@@ -112,10 +114,14 @@ class TrainScreen(RunScreen):
         self._ticked_at = 0.0
         self._plots_stale = True
         self._host = socket.gethostname()
+        self._said: tuple[int, int] = (0, 0)
+        """How many preferences and how many single verdicts people have given."""
+        self._said_state: tuple[Any, ...] | None = None
 
     async def _forecast(self, settings: "Settings") -> ForecastText:
         """What a training with these settings will be, on the pairs that were taken here if any were."""
-        return await self.services.backend.forecast_training(settings, self.state.training_file)
+        pairs = self.state.training_file if settings.fine_tuning.method == "sft" else None
+        return await self.services.backend.forecast_training(settings, pairs)
 
     def compose_body(self) -> ComposeResult:
         """Plots and current figures above; score, weights and answers below."""
@@ -168,6 +174,8 @@ class TrainScreen(RunScreen):
             self._plots_stale = True
         if await self._agreement.update(store, run.id, len(view.evaluations), changed=changed or moved):
             view.known, news = self._agreement.known, True
+        if not view.live and (changed or moved or self._said_state is None):
+            await self._count_said(store)
         tick = time.monotonic() - self._ticked_at >= _CLOCK_SECONDS
         if tick:
             self._ticked_at = time.monotonic()
@@ -177,6 +185,14 @@ class TrainScreen(RunScreen):
             self._draw(view, news=news or moved)
         if view.live and not view.plan and run.id in self.state.begun:
             await self._plan.update(self.state.settings, self.forecast)
+
+    async def _count_said(self, store: Store) -> None:
+        """Count what people have said, where that is something else by now."""
+        state = await preferences_state(store)
+        if state != self._said_state:
+            self._said_state = state
+            counted = await self.services.attempt(self.services.backend.count_said(self.state.settings))
+            self._said, self._plots_stale = counted or (0, 0), True
 
     async def _read_answers(self, store: Store, view: TrainingView) -> None:
         """Read the answers of the evaluation in view, when it is another one now."""
@@ -226,7 +242,8 @@ class TrainScreen(RunScreen):
         score = f": score {view.best.score:.2f}" if view.best is not None else ""
         ended = not view.live and view.checkpoint
         self.show_next_step(f"Trained{score}" if ended else "", ("chat", "chat with it"), ("export", "export it"),
-                            ("rate", "rate its answers"), ("report", "did it help?"), ("resume", "go on"))  # fmt: skip
+                            ("learn", training_text.said_words(*self._said)), ("rate", "rate its answers"),
+                            ("report", "did it help?"), ("resume", "go on"))  # fmt: skip
         if view.comparison is not None and not view.step:
             self.show_next_step("Evaluated", ("report", "worst answers, report"), ("rate", "rate its answers"))
         if self._plot not in plot_names(view):
@@ -284,21 +301,8 @@ class TrainScreen(RunScreen):
             rows.set_empty_text(coming if view.live else "This run was not evaluated.")
             set_title(self.query_one("#answers-box"), "What it answers")
             return
-        box = self.query_one("#answers-box")
-        if shown.model == "base":
-            set_title(box, f"What the base model answers (score {shown.score:.2f})")
-            return
-        number = len(view.evaluations) - self._back
-        title = "What it answers now" if self._back == 0 else "What it answered then"
-        people = people_text(view.people(shown))
-        place = f"{number} of {len(view.evaluations)}, step {shown.step}, score {shown.score:.2f}"
-        place += f", controls {shown.controls_kept}/{shown.controls}" if shown.controls else ""
         width = self.size.width - (0 if self.size.width < 100 else 42 if self.size.width < 140 else 56)
-        if people and width > len(title) + len(place) + len(people) + 10:
-            place += f", {people}"
-        if width > len(title) + len(place) + 19:
-            place = f"evaluation {place}"
-        set_title(box, f"{title} ({place})")
+        set_title(self.query_one("#answers-box"), training_text.answers_title(view, shown, self._back, width))
 
     def _answer_row(self, index: int) -> Sequence[Cell]:
         if index >= len(self._samples):
@@ -326,6 +330,8 @@ class TrainScreen(RunScreen):
             return view is not None and not view.live and (bool(view.checkpoint) or view.run.mode == "evaluate")
         if action == "export":
             return view is not None and bool(view.checkpoint) and not view.live
+        if action == "learn":
+            return view is not None and not view.live and bool(view.checkpoint) and any(self._said)
         if action == "rate":
             return view is not None and bool(view.evaluations)
         if action == "lower":
@@ -342,6 +348,11 @@ class TrainScreen(RunScreen):
 
         if self._view is not None:
             await open_rating(self.services, self._view.run.id, "sample")
+
+    async def action_learn(self) -> None:
+        """Train this run's adapter further on what people have said."""
+        if self._view is not None:
+            await self.actions.learn_from_said(self._view.run.id)
 
     async def action_checkpoint(self) -> None:
         """Save a checkpoint after this step."""

@@ -18,8 +18,8 @@ from lora_tui.protocol.comparison import (
     verdict_text,
 )
 from lora_tui.protocol.knowledge import KnowledgeTest, knowledge_rows, knowledge_title
-from lora_tui.store.rows import Sample
-from lora_tui.text import controls_text, duration, one_line, question_of
+from lora_tui.store.rows import Evaluation, Sample
+from lora_tui.text import controls_text, count, duration, one_line, question_of
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, lr_text, memory_text, metric_name, number, safe_line, score_mark, short_count, styled
 from lora_tui.tui.views.agreement import agreement_lines, people_text, share_text, weight_shares
@@ -90,7 +90,7 @@ def _rewards(step: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if step.get(key) is not None
     ]
     margin = ("margin", number(step.get("reward_margin"), ".2f"), ", ".join(sides))
-    return [margin, ("right", _share(step), "of this step's are told apart rightly")]
+    return [margin, ("right", _share(step), "of this step's told rightly")]
 
 
 def _share(step: Mapping[str, Any]) -> str:
@@ -265,6 +265,11 @@ def plan_lines(view: TrainingView) -> Content:
     return Content("\n").join(lines)
 
 
+def said_words(preferences: int, verdicts: int) -> str:
+    """What can be done with what people have said: "learn from 31 preferences"."""
+    return f"learn from {count(preferences, 'preference') if preferences else count(verdicts, 'rating')}"
+
+
 def examples_word(view: TrainingView) -> str:
     """What a run trains on, as a plural."""
     return METHOD_EXAMPLES.get(str(view.plan.get("method")), METHOD_EXAMPLES["sft"])[1]
@@ -394,6 +399,21 @@ def score_line(view: TrainingView) -> str:
         return "Score: no evaluation yet"
     people = people_text(view.people(view.evaluations[-1]))
     return " · ".join(filter(None, (f"Score {score[0]}  {score[1]}", people)))
+
+
+def answers_title(view: TrainingView, shown: Evaluation, back: int, width: int) -> str:
+    """The title over the answers of an evaluation, `back` before the newest, in so many cells."""
+    if shown.model == "base":
+        return f"What the base model answers (score {shown.score:.2f})"
+    title = "What it answers now" if back == 0 else "What it answered then"
+    people = people_text(view.people(shown))
+    place = f"{len(view.evaluations) - back} of {len(view.evaluations)}, step {shown.step}, score {shown.score:.2f}"
+    place += f", controls {shown.controls_kept}/{shown.controls}" if shown.controls else ""
+    if people and width > len(title) + len(place) + len(people) + 10:
+        place += f", {people}"
+    if width > len(title) + len(place) + 19:
+        place = f"evaluation {place}"
+    return f"{title} ({place})"
 
 
 def sample_cells(sample: Sample, rating: int | None) -> list[tuple[str, str]]:
