@@ -1,11 +1,14 @@
 """How much of an endpoint's capacity a generation run uses, beside a plain loop that knows a number of its own.
 
-    python -m tests.bench.generation_goodput --knee 48 [--refuse] [--seconds 120] [--set KEY=VALUE]
+    python -m tests.bench.generation_goodput --knee 48 [--refuse] [--endpoints 2] [--seconds 120] [--set KEY=VALUE]
 
 The endpoint is a process of its own that shares its processor as an inference server does: a request is written at 40
 tokens/s as long as no more than `knee` are in flight, and at 40 * knee / n beyond (`Processor`). It tells nobody its
 knee; with `--refuse` it answers 429 to what comes beyond it. The real command writes and judges pairs for `seconds`,
 then a plain `asyncio.gather` of 32 loops with the official client does the same against a fresh endpoint.
+
+With `--endpoints 2`, or several numbers behind `--knee`, the run has several endpoints (`base_urls`), each in a
+process of its own; ceiling and goodput are those of all together, `share_of_each` has them one by one.
 
 One JSON line: `knee`; `ceiling`, the completion tokens/s that the endpoint can write; `goodput`, what it wrote in the
 second half of the time, less what was for clients that gave up; `share` of the ceiling, `pairs_per_s` accepted and
@@ -299,9 +302,10 @@ def generation_command(folder: Path, settings: dict[str, Any], further: Sequence
 
 def measure_run(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run the command for `seconds`; return what it used of the endpoint and of this machine."""
-    with endpoint_process(chosen.knee, refuses=chosen.refuse) as url:
+    with contextlib.ExitStack() as stack:
+        urls = [stack.enter_context(endpoint_process(knee, refuses=chosen.refuse)) for knee in chosen.knee]
         settings = {
-            "base_url": url,
+            **({"base_url": urls[0]} if len(urls) == 1 else {"base_urls": urls}),
             "model": "m",
             "input_folder": str(folder / "input"),
             "output_file": str(folder / "accepted.txt"),
@@ -323,7 +327,7 @@ def measure_run(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
                     half_at, cpu_at_half = time.time(), _cpu(watched)
                 time.sleep(_PAUSE)
             end_at, cpu = time.time(), _cpu(watched) if process.poll() is None else cpu_at_half
-            known = statistics_of(url)
+            each = [statistics_of(url) for url in urls]
             process.send_signal(signal.SIGTERM)
             process.wait(60)
         finally:
@@ -335,12 +339,13 @@ def measure_run(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     events = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     at = [_seconds(event) for event in events if event["event"] == "pair" and event["verdict"] == "accepted"]
     later = sum(half_at <= when < end_at for when in at)
-    ceiling = TOKENS_PER_SECOND * chosen.knee
+    ceiling = TOKENS_PER_SECOND * sum(chosen.knee)
+    known = _added(each)
     goodput = _goodput(known["tokens"], half_at, end_at)
     first = min(known["first"].values())
     attempts = next((event["result"]["attempts"] for event in events if event["event"] == "done"), {})
     shown = {
-        "knee": chosen.knee,
+        "knee": sum(chosen.knee),
         "ceiling": ceiling,
         "goodput": round(goodput, 1),
         "share": round(goodput / ceiling, 3),
@@ -357,10 +362,25 @@ def measure_run(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "most_in_flight": known["most"],
         "analyses": known["seen"].get("analyse", 0),
     }
+    if len(each) > 1:
+        of_each = zip(chosen.knee, each, strict=True)
+        shown["share_of_each"] = [
+            round(_goodput(one["tokens"], half_at, end_at) / TOKENS_PER_SECOND / knee, 3) for knee, one in of_each
+        ]
     if chosen.keep:
         for name in ("out.jsonl", "err.txt", "training_data.db"):
             (chosen.keep / name).write_bytes((folder / name).read_bytes())
     return shown
+
+
+def _added(each: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the statistics of several endpoints as those of one."""
+    tokens, seen, first = Counter[int](), Counter[str](), dict[str, float]()
+    for one in each:
+        tokens.update(one["tokens"])
+        seen.update(one["seen"])
+        first = {kind: min(at, first.get(kind, at)) for kind, at in (first | one["first"]).items()}
+    return {"tokens": tokens, "seen": seen, "first": first, "most": sum(one["most"] for one in each)}
 
 
 def _cpu(process: psutil.Process) -> float:
@@ -413,20 +433,21 @@ def measure_gather(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Return the share of the ceiling that a plain loop of 32 uses once all of it runs, and its calls that failed."""
     texts = [part for file in sorted((folder / "input").iterdir()) for part in file.read_text().split("\n\n")]
     texts = ["\n\n".join(texts[n : n + 4]) for n in range(0, len(texts), 4)]
-    with endpoint_process(chosen.knee, refuses=chosen.refuse) as url:
+    with endpoint_process(sum(chosen.knee), refuses=chosen.refuse) as url:
         began = time.time()
         asyncio.run(_gather(url, texts, chosen.gather_seconds, 32))
         known = statistics_of(url)
     goodput = _goodput(known["tokens"], began + 8, began + chosen.gather_seconds)
     return {
-        "gather_share": round(goodput / (TOKENS_PER_SECOND * chosen.knee), 3),
+        "gather_share": round(goodput / (TOKENS_PER_SECOND * sum(chosen.knee)), 3),
         "gather_refused": known["seen"].get("refused", 0),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--knee", type=int, required=True)
+    parser.add_argument("--knee", type=int, required=True, nargs="+", help="of the endpoint, or of each of several")
+    parser.add_argument("--endpoints", type=int, default=1, help="so many endpoints of that knee")
     parser.add_argument("--refuse", action="store_true", help="answer 429 to what comes beyond the knee")
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--gather-seconds", type=float, default=30.0, help="0 = without the plain loop")
@@ -439,8 +460,9 @@ def main() -> None:
     parser.add_argument("--repeat", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.serve:
-        asyncio.run(serve(chosen.knee, refuses=chosen.refuse, repeats=chosen.repeat))
+        asyncio.run(serve(chosen.knee[0], refuses=chosen.refuse, repeats=chosen.repeat))
         return
+    chosen.knee *= chosen.endpoints
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_corpus(folder / "input", chosen.files, chosen.paragraphs)
