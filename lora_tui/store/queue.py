@@ -19,6 +19,9 @@ from lora_tui.store.owner import new_token, this_process
 from lora_tui.store.rows import LIVE_STATES, RESUMABLE_MODES, TRAINING_MODES, WAITING
 from lora_tui.store.runs import still_beats
 
+ALL_DEVICES = "all"
+"""The device of a run that is divided among all that the machine has."""
+
 MOST_TRIES = 3
 """Times that a run is begun without getting any further before the queue gives it up: what kills it is the run."""
 
@@ -35,6 +38,7 @@ _PROGRESS = (
 _ENTRIES = f"""
 SELECT runs.id AS run_id, CAST(mode AS TEXT) AS mode, CAST(state AS TEXT) AS state,
     CAST(COALESCE(json_extract(settings, '$.fine_tuning.device'), 'auto') AS TEXT) AS device,
+    CAST(COALESCE(json_extract(settings, '$.fine_tuning.parallel'), 'none') AS TEXT) AS parallel,
     CAST(COALESCE(json_extract(settings, '$.data_generation.model'), '') AS TEXT) AS writer,
     group_id, queue.folder, tries, {_PROGRESS} > progress AS progressed
 FROM queue JOIN runs ON runs.id = run_id WHERE {TO_DO} ORDER BY position, runs.id"""
@@ -50,14 +54,15 @@ WHERE state IN ({_LIVE}) AND (mode IN ({_COMPUTING})
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """A run that is still to be worked. `device` and `writer` are as its settings have them, `folder` is where its
-    relative paths begin, `tries` are beginnings since it last got further.
+    """A run that is still to be worked. `device`, `parallel` and `writer` are as its settings have them, `folder` is
+    where its relative paths begin, `tries` are beginnings since it last got further.
     """
 
     run_id: int
     mode: str
     state: str
     device: str
+    parallel: str
     writer: str
     group_id: int | None
     folder: str
@@ -149,6 +154,11 @@ async def busy(t: Store) -> list[BusyDevice]:
     return await t.all(BusyDevice, _BUSY)
 
 
+def in_the_way(taken: str | None, device: str) -> bool:
+    """Tell whether a run on `taken` keeps another from `device`; None: it has not said where it computes."""
+    return taken in (None, device, ALL_DEVICES) or device == ALL_DEVICES
+
+
 async def take(store: Store, entry: QueueEntry, device: str, token: str | None = None) -> bool:
     """Make this process the owner of a run of the queue, on `device` (empty: it needs none).
 
@@ -159,7 +169,7 @@ async def take(store: Store, entry: QueueEntry, device: str, token: str | None =
         return False
     columns = this_process() | {"owner": token or new_token(), "heartbeat": time.time()}
     async with store.transaction() as t:
-        if device and any(other.device in (None, device) for other in await busy(t)):
+        if device and any(in_the_way(other.device, device) for other in await busy(t)):
             return False
         taken = await t.execute(
             f"UPDATE runs SET state='queued', ended_at=NULL, error=NULL, result=NULL, {'=?, '.join(columns)}=?"

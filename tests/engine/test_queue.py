@@ -153,8 +153,8 @@ def test_one_run_at_a_time_on_a_device(engine_harness: EngineHarness, jobs: dict
 def test_runs_are_spread_over_the_devices_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "devices_here", lambda: ("cuda:0", "cuda:1"))
 
-    def entry(device: str = "auto", mode: str = "train", writer: str = "gpt-4") -> QueueEntry:
-        return QueueEntry(1, mode, "waiting", device, writer, None, "", 0, False)
+    def entry(device: str = "auto", mode: str = "train", writer: str = "gpt-4", parallel: str = "none") -> QueueEntry:
+        return QueueEntry(1, mode, "waiting", device, parallel, writer, None, "", 0, False)
 
     assert device_for(entry(), "auto", []) == "cuda:0"
     assert device_for(entry(), "auto", ["cuda:0"]) == "cuda:1"
@@ -165,6 +165,11 @@ def test_runs_are_spread_over_the_devices_of_a_machine(monkeypatch: pytest.Monke
     assert device_for(entry("cuda"), "auto", ["cuda:0"]) is None
     assert device_for(entry("cpu"), "auto", ["cuda:0"]) == "cpu"
     assert device_for(entry(), "auto", [None]) is None, "a run that has not said where it computes may be anywhere"
+    assert device_for(entry(parallel="auto"), "auto", []) == queue.ALL_DEVICES
+    assert device_for(entry(parallel="ddp"), "auto", ["cuda:1"]) is None, "it is divided among all of them"
+    assert device_for(entry(parallel="auto"), "cuda:1", ["cuda:0"]) == "cuda:1"
+    assert device_for(entry(parallel="ddp"), "cuda:1", []) is None
+    assert device_for(entry(), "auto", [queue.ALL_DEVICES]) is None
     assert device_for(entry(mode="generate"), "auto", [None]) == ""
     assert device_for(entry(mode="generate", writer="builtin"), "auto", ["cuda:0"]) == "cuda:1"
 

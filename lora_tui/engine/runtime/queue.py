@@ -2,7 +2,8 @@
 
 A process takes one run at a time, and a device has one run at a time, whoever works there. On a machine with several
 CUDA devices one process each works the queue, with the device in its own configuration (``--set
-fine_tuning.device=cuda:1``); a run that leaves the device open is then given that one.
+fine_tuning.device=cuda:1``); a run that leaves the device open is then given that one. A run that is divided among
+several devices has all of them to itself.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ from lora_tui.store import events, queue, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.owner import new_token
 from lora_tui.store.queue import QueueEntry
-from lora_tui.store.rows import QUEUED_MODES, RESUMABLE_MODES, WAITING
+from lora_tui.store.rows import QUEUED_MODES, RESUMABLE_MODES, TRAINING_MODES, WAITING
 
 log = logging.getLogger(__name__)
 
@@ -158,14 +159,19 @@ def device_for(entry: QueueEntry, wanted: str, busy: Collection[str | None]) -> 
     """
     if entry.mode == "generate" and entry.writer != "builtin":
         return ""
-    asked = _full_name(entry.device)
+    asked, several = _full_name(entry.device), len(devices_here()) > 1
+    spread = ("auto", "cuda") if entry.parallel == "auto" else ("auto", "cuda", entry.device)
+    divided = several and entry.mode in TRAINING_MODES and entry.parallel != "none" and entry.device in spread
+    divided &= entry.device != "cpu"
+    if divided and (wanted == "auto" or entry.parallel != "auto"):
+        return queue.ALL_DEVICES if wanted == "auto" and not busy else None
     if asked == "auto":
         choices = devices_here() if wanted == "auto" else (_full_name(wanted),)
     elif wanted in ("auto", entry.device) or _full_name(wanted) == asked:
         choices = (asked,)
     else:
         return None
-    return None if None in busy else next((device for device in choices if device not in busy), None)
+    return next((device for device in choices if not any(queue.in_the_way(taken, device) for taken in busy)), None)
 
 
 def _full_name(device: str) -> str:
@@ -217,7 +223,7 @@ class QueueWorker:
         try:
             settings, options = stored_settings(run), run.options
             changes = _rebased(settings, Path(entry.folder)) if Path(entry.folder) != Path.cwd() else {}
-            if entry.device == "auto" and len(devices_here()) > 1 and device:
+            if len(devices_here()) > 1 and device not in ("", queue.ALL_DEVICES):
                 changes["fine_tuning.device"] = device
             if changes:
                 settings = with_values(settings, changes)
