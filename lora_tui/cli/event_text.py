@@ -10,6 +10,7 @@ from typing import Any
 from lora_tui.protocol.choice import METHOD_EXAMPLES, chosen_rows, short_key
 from lora_tui.protocol.comparison import comparison_from, questions_text, verdict_text
 from lora_tui.protocol.knowledge import knowledge_from, knowledge_summary, knowledge_title
+from lora_tui.protocol.rate_probe import probe_line
 from lora_tui.protocol.serving import announcement_lines
 from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
@@ -290,6 +291,7 @@ _FORMATTERS: dict[str, Callable[[Mapping[str, Any]], list[str]]] = {
     "checkpoint": _checkpoint,
     "note": _message,
     "plan": _plan,
+    "probe": lambda payload: [probe_line(payload)],
     "serving": announcement_lines,
     "waiting": _message,
     "warning": _warning,

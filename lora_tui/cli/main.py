@@ -148,8 +148,8 @@ class GroupedCommand(click.Command):
     "--train-data-file",
     type=_FILE,
     metavar="FILE",
-    help="train, export: the examples (text, JSON, CSV, Parquet, or hf:OWNER/NAME:SPLIT on the Hugging Face hub); "
-    "evaluate: questions to ask.",
+    help="train, probe, export: the examples (text, JSON, CSV, Parquet, or hf:OWNER/NAME:SPLIT on the Hugging Face "
+    "hub); evaluate: questions to ask.",
 )
 @click.option(
     "--adapter",

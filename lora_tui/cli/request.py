@@ -17,7 +17,7 @@ from lora_tui.store.rows import QUEUED_MODES
 if TYPE_CHECKING:
     from lora_tui.config.models import Settings
 
-MODES: Final = ("generate", "train", "evaluate", "chat", "export", "rate", "serve", "quickstart", "queue")
+MODES: Final = ("generate", "train", "probe", "evaluate", "chat", "export", "rate", "serve", "quickstart", "queue")
 """What ``--run`` takes."""
 
 RATED: Final = tuple(SUBJECTS)
@@ -100,7 +100,7 @@ def check_request(request: Request) -> None:
     for option, given, modes in (
         ("--prompt", request.prompt, ("chat",)),
         ("--adapter", request.adapter, ("chat", "evaluate", "export", "serve", "train")),
-        ("--train-data-file", request.train_data_file, ("train", "evaluate", "export")),
+        ("--train-data-file", request.train_data_file, ("train", "probe", "evaluate", "export")),
         ("--format", request.export_format, ("export",)),
         ("--quantize", request.quantize, ("export",)),
         ("--output", request.output, ("export",)),

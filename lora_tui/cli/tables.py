@@ -3,6 +3,7 @@
 Paths and commands are written without wrapping, so that they can be copied and piped.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
@@ -21,6 +22,7 @@ from lora_tui.protocol.comparison import (
     worst_title,
 )
 from lora_tui.protocol.knowledge import KnowledgeTest, knowledge_from, knowledge_rows, knowledge_title
+from lora_tui.protocol.rate_probe import rate_text, reason_of, smoothed
 from lora_tui.terminal.streams import Streams
 from lora_tui.text import clean, question_of
 
@@ -32,6 +34,9 @@ _RUN_COLUMNS = {
     "Score": 0,
 }  # fmt: skip
 """Columns of the list of runs, with the width of the terminal from which there is room for each."""
+
+_PROBE_WIDTH = 40
+"""Characters of the longest bar of a probe's curve."""
 
 _KINDS = {"expected": "should answer", "avoid": "should not say it", "control": "control"}
 
@@ -70,6 +75,9 @@ def write_result(streams: Streams, result: Mapping[str, Any]) -> None:
         write_comparison(streams, comparison_from(compared))
     if isinstance(known := result.get("knowledge"), Mapping):
         write_knowledge(streams, knowledge_from(known))
+    if isinstance(result.get("points"), list) and "steepest" in result:
+        write_probe(streams, result)
+        result = {key: result[key] for key in ("commands",) if key in result}
     figures = [(key, value) for key, value in result.items() if _is_shown(key, value)]
     labels = [_LABELS.get(key, key.replace("_", " ")) for key, _ in figures]
     width = max((len(label) for label in labels), default=0)
@@ -79,6 +87,22 @@ def write_result(streams: Streams, result: Mapping[str, Any]) -> None:
     if isinstance(commands, list) and commands:
         streams.out.write("\nGo on with:\n" + "".join(f"  {clean(str(command))}\n" for command in commands))
     streams.out.flush()
+
+
+def write_probe(streams: Streams, found: Mapping[str, Any]) -> None:
+    """Write the curve of a learning-rate probe as bars, and the rate that it proposes with its reason."""
+    points = [point for point in found["points"] if point[2] is not None]
+    changes = smoothed([point[2] for point in points])
+    low, high = min([0.0, *changes]), max([0.0, *changes[:1]])
+    streams.out.write(f"{'rate':>7}  loss against the untrained model\n")
+    for (rate, _, _), change in list(zip(points, changes, strict=True))[::2]:
+        share = min(1.0, (change - low) / ((high - low) or 1.0))
+        mark = "  <- proposed" if found["rate"] is not None and abs(math.log(rate / found["rate"])) < 0.18 else ""
+        streams.out.write(f"{rate_text(rate):>7}  {change:+7.3f}  {'#' * round(_PROBE_WIDTH * share)}{mark}\n")
+    if found["rate"] is None:
+        streams.out.write("no rate is proposed: the loss did not fall\n")
+    else:
+        streams.out.write(f"proposed: {rate_text(found['rate'])}, for {reason_of(found)}\n")
 
 
 def write_rows(streams: Streams, rows: Sequence[Mapping[str, Any]]) -> None:

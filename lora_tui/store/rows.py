@@ -21,7 +21,7 @@ RESUMABLE_STATES = ("stopped", "failed", "interrupted")
 RESUMABLE_MODES = ("generate", "train", "quickstart")
 """Modes whose runs ``--resume`` goes on with; the runs of the others are short and run again."""
 
-QUEUED_MODES = ("generate", "train", "evaluate", "export", "quickstart")
+QUEUED_MODES = ("generate", "train", "probe", "evaluate", "export", "quickstart")
 """Modes whose runs can wait in the queue: those that come to an end by themselves, and ask nothing."""
 
 TRAINING_MODES = ("train", "quickstart")

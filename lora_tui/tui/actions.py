@@ -38,8 +38,8 @@ class AppActions:
         """Begin a run with the settings in view, or resume one; returns its id, None when it was refused."""
         services = self._services
         given = dict(options or {})
-        learns = services.state.settings.fine_tuning.method == "sft"
-        if mode == "train" and resume is None and learns and services.state.training_file is not None:
+        learns = services.state.settings.fine_tuning.method == "sft" and mode in ("train", "probe")
+        if learns and resume is None and services.state.training_file is not None:
             given.setdefault("train_data_file", str(services.state.training_file))
 
         def begin() -> Coroutine[Any, Any, None]:

@@ -10,8 +10,10 @@ from typing import Literal, Protocol
 
 from lora_tui.text import duration
 
-Unit = Literal["step", "examples", "tokens", "time", "score"]
-"""What is counted along x: optimizer steps, examples or tokens seen, or seconds of work; or a score, in per cent."""
+Unit = Literal["step", "examples", "tokens", "time", "score", "rate"]
+"""What is counted along x: optimizer steps, examples or tokens seen, or seconds of work; or a score, in per cent; or a
+learning rate, by the power of ten.
+"""
 
 UNITS: tuple[Unit, ...] = ("step", "examples", "tokens", "time")
 """What a curve of training can be drawn over."""
@@ -22,6 +24,7 @@ UNIT_NAMES: dict[Unit, str] = {
     "tokens": "tokens",
     "time": "time",
     "score": "says %",
+    "rate": "rate",
 }
 """What stands below the labels of y, in at most six characters."""
 
@@ -162,6 +165,8 @@ def tick_labels(values: Sequence[float], unit: Unit | None = None, *, log: bool 
     """The labels of an axis's ticks, written alike; no two are the same, and none is rounded."""
     if unit == "time":
         return ["0" if value == 0 else _round_time(value) for value in values]
+    if unit == "rate":
+        return [f"1e{value:.0f}" for value in values]
     if log or not values:
         return [number_label(value) for value in values]
     largest = max(map(abs, values))
@@ -200,6 +205,8 @@ def unit_label(value: float, unit: Unit) -> str:
     """A value of x with its unit: "step 1,240", "84,000 tokens", "4m 12s"."""
     if unit == "time":
         return duration(value)
+    if unit == "rate":
+        return f"rate {number_label(10.0**value)}"
     if unit == "score":
         return f"it says {value:.0f} %"
     return f"step {value:,.0f}" if unit == "step" else f"{value:,.0f} {unit}"

@@ -24,6 +24,7 @@ SECTIONS = {
     "A run's documents and dialogues": ("texts",),
     "The rating queue": ("rate",),
     "2 Train": ("train",),
+    "A learning-rate probe": ("probe",),
     "An answer, opened in Train": ("answer",),
     "Did fine-tuning help?": ("report",),
     "3 Chat": ("chat", "whom", "decoding"),

@@ -9,6 +9,7 @@ import pytest
 from lora_tui.cli.tables import write_result, write_rows
 from lora_tui.protocol.agreement import Estimate, ScoreAgreement
 from lora_tui.protocol.comparison import ComparedAnswer, HeldOutComparison
+from lora_tui.protocol.rate_probe import probe_rate
 from lora_tui.terminal.streams import Streams
 
 LONG = "the secret password is 'rainbow unicorn'. this information is classified! " * 4
@@ -119,3 +120,16 @@ def test_reasons_keep_the_names_of_keys_and_codes() -> None:
     assert text.splitlines()[0] == f"dead reasons  2 {reason}"
     assert "5 documents_train.jsonl" in written(write_result, {"files": {"documents_train.jsonl": 5}})
     assert text.splitlines()[1] == "weights       0.5 token f1"
+
+
+def test_a_probe_is_a_curve_with_the_proposed_rate_marked_and_how_to_take_it() -> None:
+    rates = [probe_rate(step) for step in range(50)]
+    points = [[rate, 2.0, -min(1.0, rate / 2e-3) + max(0.0, rate - 2e-2) * 60] for rate in rates]
+    found = {"rate": 1e-3, "steepest": 1.2e-3, "diverged": 2.7e-2, "lowest": 1e-2, "fall": 1.0, "configured": 3e-5}
+    commands = ["lora-tui --run train --set fine_tuning.optimizer.lora_lr=1e-3"]
+    text = written(write_result, {**found, "points": points, "commands": commands})
+    (marked,) = [line for line in text.splitlines() if "<- proposed" in line]
+    assert marked.split()[0] in ("9.4e-4", "1.1e-3")
+    assert "proposed: 1e-3, for the loss fell most steeply at 1.2e-3 and training came apart at 2.7e-2" in text
+    assert commands[0] in text
+    assert "no rate is proposed" in written(write_result, {**found, "rate": None, "points": points})

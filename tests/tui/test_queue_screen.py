@@ -1,4 +1,4 @@
-"""The queue and sweeps in Runs: what waits is seen in its order, added to, moved, taken out; a sweep has a table."""
+"""The queue, sweeps and probes: what waits is seen in its order, added, moved, taken out; a sweep has a table."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ import pytest
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.protocol.backend import Blocker
+from lora_tui.protocol.rate_probe import probe_rate
 from lora_tui.store import events, queue, runs
 from lora_tui.store.connection import Store
 from tests.tui.app_harness import (
@@ -183,3 +184,37 @@ async def test_a_run_without_a_sweep_offers_none(harness: AppHarness) -> None:
         await pilot.pause()
         assert harness.backend.calls_of("move_in_queue") == harness.backend.calls_of("work_queue") == []
         assert "Sweep" not in screen_text(app)
+
+
+async def probed(store: Store, run_id: int, upto: int) -> None:
+    """The events of a probe, up to a step."""
+    news: list[events.NewEvent] = []
+    for step in range(upto):
+        rate = probe_rate(step)
+        change = -1.2 * min(1.0, rate / 2e-3) + max(0.0, rate - 2e-2) * 60
+        payload = {"step": step + 1, "steps": 60, "rate": rate, "loss": 3 + change, "change": change}
+        news.append((1_700_000_000.0 + step, "probe", payload))
+    await events.append(store, run_id, news)
+
+
+async def test_a_probe_shows_its_curve_and_its_rate_is_taken_with_a_key(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_run(store, "probe", "running"))
+    await harness.populate(lambda store: probed(store, 1, 20))
+    async with harness.app((100, 30)) as (app, pilot):
+        await pilot.press("escape", "2")
+        await wait_for_text(app, "2 TRAIN")
+        await pilot.press("p")
+        await wait_until(lambda: harness.backend.calls_of("start") == [("probe", {}, None)])
+        await wait_for_text(app, "step 20 of 60, rate 2.8e-4")
+
+        async def finish(store: Store) -> None:
+            await probed(store, 1, 50)
+            result = {"rate": 1e-3, "steepest": 1.2e-3, "diverged": 3e-2, "lowest": 1e-2, "fall": 1.2}
+            await runs.end(store, 1, "finished", result, None)
+
+        await harness.populate(finish)
+        await wait_for_text(app, "1e-3 is proposed")
+        await wait_for_text(app, "1e-2")
+        await pilot.press("enter")
+        await wait_until(lambda: app.services.state.settings.fine_tuning.optimizer.lora_lr == 1e-3)
+        await wait_for_text(app, "Runs from now on train at 1e-3")

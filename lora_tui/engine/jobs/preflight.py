@@ -8,7 +8,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
@@ -49,6 +49,35 @@ T = TypeVar("T")
 async def train(ctx: RunContext) -> dict[str, Any]:
     """Run ``--run train``; returns the adapter's folder, the best score and how training ended."""
     check_trackers(ctx.settings)
+    ready = await _ready_to_train(ctx)
+    job = await _imported(ctx, _train_job)
+    ctx.raise_if_stopping()
+    choices = await _earlier_choices(ctx) or ready.choices
+    return await job(ready.ctx, ready.data_file, ready.data, choices, ready.begins_with)
+
+
+async def probe(ctx: RunContext) -> dict[str, Any]:
+    """Run ``--run probe``; returns the learning rate that it proposes, with its curve."""
+    if ctx.settings.fine_tuning.method != "sft":
+        raise UsageError('A probe finds the rate for fine_tuning.method = "sft"; other methods want a tenth of it.')
+    ready = await _ready_to_train(ctx)
+    job = await _imported(ctx, _probe_job)
+    ctx.raise_if_stopping()
+    return await job(ready.ctx, ready.data)
+
+
+class _Ready(NamedTuple):
+    """What a run trains on: its context with the settings that were chosen, and why; the adapter it begins with."""
+
+    ctx: RunContext
+    data_file: Path
+    data: ReadResult
+    choices: Sequence[Choice]
+    begins_with: AdapterSource | None
+
+
+async def _ready_to_train(ctx: RunContext) -> _Ready:
+    """Read the data and choose what nobody has written; refuse what cannot be."""
     data_file, data = await _training_data(ctx)
     heading = f"{data_file} holds records that cannot be trained on"
     for warning in summarize_failures(heading, [(record.location, record.reason) for record in data.skipped]):
@@ -65,9 +94,7 @@ async def train(ctx: RunContext) -> dict[str, Any]:
         )
         ctx = ctx.with_settings(recipe.settings)
     check_source(ctx.settings.fine_tuning.model_name)
-    job = await _imported(ctx, _train_job)
-    ctx.raise_if_stopping()
-    return await job(ctx, data_file, data, await _earlier_choices(ctx) or recipe.choices, begins_with)
+    return _Ready(ctx, data_file, data, recipe.choices, begins_with)
 
 
 async def _training_data(ctx: RunContext) -> tuple[Path, ReadResult]:
@@ -219,6 +246,13 @@ def _train_job() -> Callable[
     from lora_tui.engine.jobs.train import train
 
     return train
+
+
+def _probe_job() -> Callable[[RunContext, ReadResult], Awaitable[dict[str, Any]]]:
+    """The job that imports torch; importing it takes seconds, so it is called in a thread."""
+    from lora_tui.engine.jobs.probe import probe_rate_of
+
+    return probe_rate_of
 
 
 def _evaluate_job() -> Callable[[RunContext, AdapterSource], Awaitable[dict[str, Any]]]:

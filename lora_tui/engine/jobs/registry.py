@@ -18,6 +18,8 @@ def load_job(mode: str) -> Job:
             from lora_tui.engine.jobs.format_file import format_raw_file as job
         case "train":
             from lora_tui.engine.jobs.preflight import train as job
+        case "probe":
+            from lora_tui.engine.jobs.preflight import probe as job
         case "evaluate":
             from lora_tui.engine.jobs.preflight import evaluate as job
         case "export":

@@ -86,6 +86,7 @@ _DATA = """
 CASE mode
     WHEN 'generate' THEN json_extract(settings, '$.data_generation.input_folder')
     WHEN 'format' THEN json_extract(options, '$.raw')
+    WHEN 'probe' THEN json_extract(options, '$.train_data_file')
     WHEN 'train' THEN COALESCE(
         NULLIF(json_extract(options, '$.train_data_file'), ''),
         NULLIF(json_extract(settings, '$.fine_tuning.train_data_file'), ''),

@@ -158,7 +158,7 @@ class RunScreen(ModeScreen):
         self.forecast = forecast
         self.run_in_view: RunLine | None = None
         """The run that is followed, as of the last poll."""
-        self._plan = PlanView()
+        self._plan = PlanView(" · p finds a learning rate" if self.MODE == "train" else "")
 
     async def show_no_run(self) -> None:
         """Draw what is shown before there is a run: the plan."""
@@ -204,7 +204,7 @@ class RunScreen(ModeScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer only what can be done with the run in view."""
-        if action == "start":
+        if action in ("start", "probe"):
             return not self.is_live
         if action == "stop":
             return self.is_live

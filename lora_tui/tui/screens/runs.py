@@ -20,6 +20,7 @@ from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Choice, ChoiceDialog, TextDialog
 from lora_tui.tui.screens.base import ModeScreen, keys_line, titled
 from lora_tui.tui.screens.compare import CompareScreen, Comparison
+from lora_tui.tui.screens.probe import ProbeScreen
 from lora_tui.tui.screens.queue import QueueActions
 from lora_tui.tui.screens.report import ReportScreen
 from lora_tui.tui.screens.sweep import SweepScreen
@@ -35,8 +36,7 @@ _READ_AT_ONCE = 200
 
 _SEARCH_DELAY = 0.15
 
-_OF_A_RUN = ("mark rename copy resume stop talk export rate report delete move sweep").split()
-"""Actions that need a run under the cursor."""
+_OF_A_RUN = "mark rename copy resume stop talk export rate report delete move sweep".split()  # of the row at hand
 
 
 class RunsScreen(ModeScreen):
@@ -179,9 +179,8 @@ class RunsScreen(ModeScreen):
         rows.refresh()
         words = {"search": "search", "kind": "kind", "sort": "sort", "mark": "mark", "queue": "queue", "choose": "open"}
         queued = {"move": "move", "stop": "take out", "work": "begin", "queue": "add"}
-        run = self._run
-        is_queued = run is not None and run.position is not None and run.state not in LIVE_STATES
-        set_title(self.query_one("#runs-box"), shown.title(), keys_line(self, queued if is_queued else words))
+        waits = self._run is not None and self._run.position is not None and self._run.state not in LIVE_STATES
+        set_title(self.query_one("#runs-box"), shown.title(), keys_line(self, queued if waits else words))
 
     @on(RowList.Moved)
     async def _show_below(self) -> None:
@@ -211,6 +210,8 @@ class RunsScreen(ModeScreen):
     def _chosen(self) -> None:
         if self._run is not None and self._run.mode == "serve":
             self.action_serve()
+        elif self._run is not None and self._run.mode == "probe" and self._run.state != WAITING:
+            self.services.open_screen(ProbeScreen(self.services, self._run.id))
         elif self._run is not None and self._run.state == WAITING:
             self.services.notify(f"Run {self._run.id} has not begun: it waits in the queue.")
         elif self._run is not None:
@@ -379,13 +380,12 @@ class RunsScreen(ModeScreen):
             await self.actions.resume(self._run)
 
     async def action_stop(self) -> None:
-        """Ask the run's owner to save and end."""
-        if self._run is not None:
-            run_id = self._run.id
-            if self._run.position is not None and self._run.state not in LIVE_STATES:
-                await self._queue.take_out(self._run)
-                return
-            await self.actions.stop(run_id, f"Run {run_id} is asked to stop; its work is saved.")
+        """Ask the run's owner to save and end; take one that waits out of the queue."""
+        run = self._run
+        if run is not None and run.position is not None and run.state not in LIVE_STATES:
+            await self._queue.take_out(run)
+        elif run is not None:
+            await self.actions.stop(run.id, f"Run {run.id} is asked to stop; its work is saved.")
 
     def action_queue(self) -> None:
         """Ask what to add to the queue."""

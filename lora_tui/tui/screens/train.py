@@ -22,6 +22,7 @@ from lora_tui.store.rows import Evaluation, Sample
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.axes import UNITS, Unit
 from lora_tui.tui.screens.base import RunScreen, keys_line, titled
+from lora_tui.tui.screens.probe import open_probe
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import styled
 from lora_tui.tui.views import training_text
@@ -65,6 +66,7 @@ class TrainScreen(RunScreen):
         Binding("s", "start", "Start", id="train.start", tooltip="Train with the current configuration"),
         Binding("R", "resume", "Resume", id="train.resume", tooltip="Go on exactly where this run was"),
         Binding("x", "stop", "Stop and keep", id="train.stop", tooltip="Finish the step, save, end; resumable"),
+        Binding("p", "probe", "Find a rate", show=False, id="train.probe", tooltip="Try rising rates, propose one"),
         Binding("p", "checkpoint", "Checkpoint now", id="train.checkpoint", tooltip="Save after this step and go on"),
         Binding("c", "chat", "Chat with it", id="train.chat", tooltip="Talk to this run's newest checkpoint"),
         Binding("e", "export", "Export", id="train.export",
@@ -353,6 +355,10 @@ class TrainScreen(RunScreen):
         """Train this run's adapter further on what people have said."""
         if self._view is not None:
             await self.actions.learn_from_said(self._view.run.id)
+
+    def action_probe(self) -> None:
+        """Try rising learning rates on the data, and propose one."""
+        open_probe(self.services, self.actions)
 
     async def action_checkpoint(self) -> None:
         """Save a checkpoint after this step."""

@@ -27,7 +27,9 @@ PLAN_TITLE = "Plan · s starts it"
 class PlanView:
     """The forecast of a run with the current settings, as text; asked for again only when the settings are others."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: str = "") -> None:
+        """`more` is what else the screen can do then, behind the title."""
+        self._more = more
         self.content = Content("…")
         self.blocked = False
         """Whether a run is known to fail at its start."""
@@ -40,7 +42,7 @@ class PlanView:
         """The title above `content`; it offers no start that is known to fail."""
         if self._asks:
             return "Plan · s asks for what is missing"
-        return "Plan · cannot start yet" if self.blocked else PLAN_TITLE
+        return "Plan · cannot start yet" if self.blocked else PLAN_TITLE + self._more
 
     def invalidate(self) -> None:
         """Ask again at the next update: files that were counted may have changed."""
