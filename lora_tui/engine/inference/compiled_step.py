@@ -1,8 +1,8 @@
 """Decoding steps in compiled code: the few tokens of a step go through all layers of a model in one call.
 
 What a step takes is to read the weights once. torch takes some 120 products a token, each with a start and an end of
-its own, and reaches half of the memory's speed with them; one call reaches all of it. The code is ``compiled_step.c``,
-where the structures that are declared here are explained; `c_library.load_library` compiles it. A token's values do not
+its own, and reaches half of the memory's speed with them; one call reaches all of it. The code is ``decoding.c`` in
+`engine/compiled`, where the structures that are declared here are explained. A token's values do not
 depend on what else is in the step.
 """
 
@@ -11,13 +11,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lora_tui.engine.inference.c_library import load_library
+from lora_tui.engine.compiled.library import DECODING, load_library
 from lora_tui.engine.inference.key_values import CachedRows
 from lora_tui.engine.inference.matrices import JoinedLinear, LowRank, RowAdapters, UnsupportedError
 
@@ -123,7 +122,7 @@ class CompiledSteps:
         self._dtype = self.norm.dtype
         if self._dtype not in _KINDS or self.norm.device.type != "cpu":
             raise UnsupportedError("weights that are not float32 or bfloat16 on the CPU")
-        library = load_library(Path(__file__).with_name("compiled_step.c"))
+        library = load_library(DECODING)
         reason = library if isinstance(library, str) else _mistake(library)
         if isinstance(library, str) or reason is not None:
             raise UnsupportedError(f"no compiled code: {reason}")

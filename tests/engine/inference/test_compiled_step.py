@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from lora_tui.engine.inference import c_library
-from lora_tui.engine.inference.c_library import load_library
+from lora_tui.engine.compiled import library
+from lora_tui.engine.compiled.library import DECODING, load_library
 from lora_tui.engine.inference.compiled_step import MOST_ROWS, CompiledSteps
 from lora_tui.engine.inference.fast_model import FastModel
 from lora_tui.engine.inference.key_values import (
@@ -30,7 +30,6 @@ from lora_tui.engine.inference.matrices import RowAdapters
 from tests.engine.inference.test_fast_model import FAMILIES, adapted, fast_of, make
 from tests.engine.tiny import make_tokenizer
 
-SOURCE = Path(c_library.__file__).with_name("compiled_step.c")
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -201,7 +200,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_without_a_compiler_torch_decodes(fresh: Path, words: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler -O1")
-    assert load_library(SOURCE) == "there is no C compiler (no-such-compiler)"
+    assert load_library(DECODING) == "there is no C compiler (no-such-compiler)"
     fast = FastModel(make("llama", words))
     assert fast._steps is None
     tokens, positions, _, attention = pass_of(fast, "step", 2)
@@ -216,7 +215,7 @@ def test_a_compiler_that_fails_is_named(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, compiler: str, reason: str
 ) -> None:
     monkeypatch.setenv("CC", compiler)
-    assert reason in str(load_library(SOURCE))
+    assert reason in str(load_library(DECODING))
 
 
 def test_a_library_is_compiled_once_for_the_user_alone(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +225,7 @@ def test_a_library_is_compiled_once_for_the_user_alone(fresh: Path, monkeypatch:
     (made,) = (fresh / "cache" / "compiled").iterdir()
     assert stat.S_IMODE(made.stat().st_mode) == 0o600
     load_library.cache_clear()
-    monkeypatch.setattr(c_library, "_compile", lambda *_: pytest.fail("it is compiled again"))
+    monkeypatch.setattr(library, "_compile", lambda *_: pytest.fail("it is compiled again"))
     assert load_library(source).answer() == 42  # type: ignore[union-attr]  # as above
 
 

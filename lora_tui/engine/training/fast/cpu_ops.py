@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
+from lora_tui.engine.training.fast import compiled_ops
+
 KEPT_TOKENS = 256
 """Longest span whose attention weights are kept for the backward pass, in tokens: beyond it they would be the most."""
 
@@ -31,6 +33,10 @@ _QUERIES_PER_BLOCK = 128
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        if compiled_ops.usable(x, weight):
+            y, factors = compiled_ops.rms_norm(x, weight, eps)
+            ctx.save_for_backward(x, weight, factors)
+            return y
         wide = x.float()
         rstd = (torch.linalg.vecdot(wide, wide).unsqueeze(-1) / x.shape[-1]).add_(eps).rsqrt_()  # (…, 1)
         ctx.save_for_backward(x, weight, rstd)
@@ -41,6 +47,8 @@ class _RmsNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None, None]:
         x, weight, rstd = ctx.saved_tensors  # type: ignore[attr-defined]  # torch types the context without it
+        if rstd.ndim != x.ndim:
+            return compiled_ops.rms_norm_gradient(x, weight, rstd, _plain(grad)), None, None
         wide = x.float()
         grad_normed = (grad.float() * weight).float()
         along = torch.linalg.vecdot(grad_normed, wide).unsqueeze(-1).mul_(rstd.pow(3) / -x.shape[-1])
@@ -51,15 +59,24 @@ class _SwiGlu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
+        if compiled_ops.usable(gate, up) and gate.dtype == up.dtype:
+            return compiled_ops.swiglu(gate, up)
         return functional.silu(gate.float()).mul_(up).to(up.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors  # type: ignore[attr-defined]  # torch types the context without it
+        if compiled_ops.usable(gate, up) and gate.dtype == up.dtype == grad.dtype:
+            return compiled_ops.swiglu_gradient(gate, up, grad.contiguous())
         wide, grad_y = gate.float(), grad.float()
         grad_gate: Tensor = torch.ops.aten.silu_backward(grad_y * up, wide)
         return grad_gate.to(gate.dtype), functional.silu(wide).mul_(grad_y).to(up.dtype)
+
+
+def _plain(grad: Tensor) -> Tensor:
+    """A gradient that compiled code can read: autograd gives views, and other precisions, where nobody cares."""
+    return grad.contiguous() if grad.dtype in (torch.float32, torch.bfloat16) else grad.float()
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -86,13 +103,23 @@ class HeadLayout:
     width: int
     scaling: float
 
-    def by_key_head(self, x: Tensor) -> Tensor:
-        """A view of ``(T, heads · width)`` as ``(kv_heads, T, group, width)``."""
-        return x.view(x.shape[0], self.kv_count, -1, self.width).transpose(0, 1)
+    def turned(self, x: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+        """``(T, heads · width)`` as ``(kv_heads, T, group, width)``, in float32 or better, turned by angles if given.
 
-    def by_token(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """``(kv_heads, T, group, width)`` as ``(T, heads · width)``."""
-        return x.to(dtype).transpose(0, 1).reshape(x.shape[1], -1)
+        The angles' cosines and sines are ``(T, 1, width / 2)``.
+        """
+        if compiled_ops.usable(x, multiple=self.width) and self.width % 32 == 0:
+            return compiled_ops.by_key_head(x, self.kv_count, self.width, cos, sin)
+        inside = torch.promote_types(x.dtype, torch.float32)
+        by_head = x.view(x.shape[0], self.kv_count, -1, self.width).transpose(0, 1).to(inside)
+        return by_head.contiguous() if cos is None or sin is None else _rotate(by_head, cos, sin)
+
+    def by_token(self, x: Tensor, dtype: torch.dtype, cos: Tensor | None = None, sin: Tensor | None = None) -> Tensor:
+        """``(kv_heads, T, group, width)`` as ``(T, heads · width)`` of `dtype`, turned by angles if given."""
+        if compiled_ops.usable(x, multiple=32) and dtype in (torch.float32, torch.bfloat16):
+            return compiled_ops.by_token(x, dtype, cos, sin)
+        turned = x if cos is None or sin is None else _rotate(x, cos, sin)
+        return turned.to(dtype).transpose(0, 1).reshape(x.shape[1], -1)
 
 
 class _PackedAttention(torch.autograd.Function):
@@ -109,9 +136,9 @@ class _PackedAttention(torch.autograd.Function):
         heads: HeadLayout,
         spans: Sequence[tuple[int, int]],
     ) -> Tensor:
-        q = _rotate(heads.by_key_head(query).to(cos.dtype), cos * heads.scaling, sin * heads.scaling)
-        k = _rotate(heads.by_key_head(key).to(cos.dtype), cos, sin).squeeze(2)
-        v = heads.by_key_head(value).squeeze(2).to(cos.dtype).contiguous()
+        q = heads.turned(query, cos * heads.scaling, sin * heads.scaling)
+        k = heads.turned(key, cos, sin).squeeze(2)
+        v = heads.turned(value, None, None).squeeze(2)
         output = torch.empty_like(q)
         kept: list[Tensor] = []
         for block in _query_blocks(spans):
@@ -129,7 +156,7 @@ class _PackedAttention(torch.autograd.Function):
         heads: HeadLayout = ctx.heads  # type: ignore[attr-defined]
         q, k, v, cos, sin, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
         saved = iter(kept)
-        grad_output = heads.by_key_head(grad).to(q.dtype).contiguous()
+        grad_output = heads.turned(grad, None, None)
         grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         for block in _query_blocks(ctx.spans):  # type: ignore[attr-defined]
             q_block, grad_block = block.queries(q), block.queries(grad_output)
@@ -140,10 +167,12 @@ class _PackedAttention(torch.autograd.Function):
             block.add_to_keys(grad_v, torch.bmm(weights.transpose(1, 2), grad_block))
             block.add_to_keys(grad_k, torch.bmm(grad_scores.transpose(1, 2), q_block))
         # The transpose of a rotation is the rotation by the opposite angle.
-        grad_q = _rotate(grad_q, cos * heads.scaling, sin * -heads.scaling)
-        grad_k = _rotate(grad_k.unsqueeze(2), cos, -sin)
-        gradients = (grad_q, grad_k, grad_v.unsqueeze(2))
-        return (*(heads.by_token(gradient, grad.dtype) for gradient in gradients), None, None, None, None)
+        grads = (
+            heads.by_token(grad_q, grad.dtype, cos * heads.scaling, sin * -heads.scaling),
+            heads.by_token(grad_k.unsqueeze(2), grad.dtype, cos, -sin),
+            heads.by_token(grad_v.unsqueeze(2), grad.dtype),
+        )
+        return *grads, None, None, None, None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +218,7 @@ def packed_rotary_attention(
     2104.09864). Returns ``(T, heads · width)``.
     """
     inside = torch.promote_types(query.dtype, torch.float32)
-    cos, sin = (x[..., : heads.width // 2].to(inside).reshape(-1, 1, heads.width // 2) for x in angles)
+    cos, sin = (x[..., : heads.width // 2].to(inside).reshape(-1, 1, heads.width // 2).contiguous() for x in angles)
     y: Tensor = _PackedAttention.apply(query, key, value, cos, sin, heads, spans)  # type: ignore[no-untyped-call]
     return y
 

@@ -20,6 +20,8 @@ from lora_tui.errors import LoraTuiError
 from lora_tui.files import write_atomically
 from lora_tui.text import one_line
 
+DECODING, TRAINING = (Path(__file__).with_name(name) for name in ("decoding.c", "training.c"))
+
 _log = logging.getLogger(__name__)
 
 _FLAGS = ("-O3", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC", "-pthread", "-w")
@@ -36,10 +38,13 @@ class CompilationError(Exception):
 
 @cache
 def load_library(source: Path) -> ctypes.CDLL | str:
-    """The library made of a C file, or why there is none, in a few words. It is made once for each processor."""
+    """The library made of a C file, or why there is none, in a few words. It is made once for each processor.
+
+    `source` may include what lies beside it.
+    """
     try:
         compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-        code = source.read_bytes()
+        code = b"".join(file.read_bytes() for file in (*sorted(source.parent.glob("*.h")), source))
         identity = "\0".join([*compiler, *_FLAGS, platform.machine(), _processor()]).encode()
         folder = private_folder(cache_folder() / "compiled")
         path = folder / f"{source.stem}-{hashlib.sha256(identity + code).hexdigest()[:16]}.so"

@@ -5,42 +5,20 @@
    them. What a token gives does not depend on the tokens beside it: each sum has one order. Values are float32 in
    between, rounded to the model's precision where transformers rounds them.
 
-   compiled_step.py declares the same structures and calls this. Vectors are the compiler's own (gcc 12, clang): nothing
-   here is for one processor alone. AHEAD was measured on two cores of a Xeon with AVX-512. */
+   engine/inference/compiled_step.py declares the same structures and calls this. AHEAD was measured on two cores of a
+   Xeon with AVX-512. */
 
-#include <math.h>
-#include <pthread.h>
-#include <sched.h>
-#include <stdatomic.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
 
-#define LANES 16
+#include "threads.h"
+
 #define TILE_ROWS 8
 #define TILE_OUTPUTS 4
 #define MOST_PARTS 3
 #define MOST_WIDTH 256
 #define AHEAD 16384 /* bytes ahead of which weights are asked for: 10.5 ms a token, 15.9 without (SmolLM2-135M) */
 
-#define CALLS_ALONE 40
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 8")
-
-typedef float Vector __attribute__((vector_size(64)));
-typedef uint32_t Bits __attribute__((vector_size(64)));
-typedef int32_t Whole __attribute__((vector_size(64)));
-typedef uint16_t HalfBits __attribute__((vector_size(32)));
-typedef Vector StoredVector __attribute__((aligned(1), may_alias));
-typedef Bits StoredBits __attribute__((aligned(1), may_alias));
-typedef HalfBits StoredHalfBits __attribute__((aligned(1), may_alias));
-
 /* ---- What compiled_step.py declares too ---- */
-
-enum { FLOAT32, BFLOAT16, INT8 };
 
 typedef struct {
     const void *weight, *bias; /* (outputs, inputs), (outputs) in the model's precision or NULL */
@@ -82,201 +60,6 @@ typedef struct {
     const LowRank *adapters;    /* (adapters, layers, 4) */
     const int64_t *row_adapter; /* a row's adapter, or -1 */
 } Step;
-
-/* ---- Vectors ---- */
-
-INLINE Vector load(const float *from) { return *(const StoredVector *)from; }
-INLINE void store(float *to, Vector value) { *(StoredVector *)to = value; }
-INLINE Vector all(float value) { return value - (Vector){0}; }
-INLINE Vector chosen(Whole where, Vector yes, Vector no) {
-    return (Vector)((where & (Whole)yes) | (~where & (Whole)no));
-}
-
-INLINE Bits rounded_bits(Vector value) { /* of the nearest bfloat16, ties to even */
-    const Bits bits = (Bits)value;
-    return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-}
-
-INLINE Vector rounded(Vector value, int kind) { return kind == BFLOAT16 ? (Vector)(rounded_bits(value) << 16) : value; }
-
-INLINE float rounded_one(float value, int kind) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
-    float found;
-    memcpy(&found, &bits, sizeof bits);
-    return kind == BFLOAT16 ? found : value;
-}
-
-INLINE Vector load_kind(const void *from, size_t at, int kind) { /* 16 values of a model's precision, in order */
-    if (kind != BFLOAT16) return load((const float *)from + at);
-    return (Vector)(__builtin_convertvector(*(const StoredHalfBits *)((const uint16_t *)from + at), Bits) << 16);
-}
-
-INLINE float load_one(const void *from, size_t at, int kind) {
-    if (kind != BFLOAT16) return ((const float *)from)[at];
-    const uint32_t bits = (uint32_t)((const uint16_t *)from)[at] << 16;
-    float value;
-    memcpy(&value, &bits, sizeof bits);
-    return value;
-}
-
-INLINE void store_kind(void *to, size_t at, Vector value, int kind) {
-    if (kind == BFLOAT16)
-        *(StoredHalfBits *)((uint16_t *)to + at) = __builtin_convertvector(rounded_bits(value), HalfBits);
-    else
-        store((float *)to + at, value);
-}
-
-INLINE void sums_of_four(Vector a, Vector b, Vector c, Vector d, float *sums) {
-    const Vector ab = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
-                    + __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-    const Vector cd = __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
-                    + __builtin_shufflevector(c, d, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-    Vector four = __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
-                + __builtin_shufflevector(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
-    four += __builtin_shufflevector(four, four, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
-    four += __builtin_shufflevector(four, four, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
-    sums[0] = four[0], sums[1] = four[4], sums[2] = four[8], sums[3] = four[12];
-}
-
-INLINE float sum_of(Vector value) {
-    float sums[4];
-    sums_of_four(value, value, value, value, sums);
-    return sums[0];
-}
-
-INLINE Vector exponential(Vector x) { /* 2^n · p(r) with |r| <= ln 2 / 2, Cephes' polynomial: 1e-7 relative */
-    x = chosen(x < -87.0f, all(-87.0f), x);
-    x = chosen(x > 88.0f, all(88.0f), x);
-    Vector n = x * 1.44269504f + 12582912.0f; /* adding 1.5 · 2^23 rounds to a whole number */
-    const Whole power = (Whole)n - 0x4b400000;
-    n -= 12582912.0f;
-    const Vector r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    Vector p = all(1.9875691500e-4f);
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    return p * (Vector)((power + 127) << 23);
-}
-
-/* ---- Threads: one pool a process; the calling thread is the first of each call ---- */
-
-typedef void Work(int thread, int threads, void *what);
-typedef struct { atomic_int arrived, round; } Barrier;
-
-static struct {
-    pthread_mutex_t calls, sleep;
-    pthread_cond_t wake;
-    atomic_uint number; /* of calls so far */
-    atomic_int asleep, done;
-    Work *work;
-    void *what;
-    int threads, workers, calls_alone;
-    pid_t process;
-} pool = {.calls = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
-
-static _Thread_local double waited; /* seconds, but for short waits */
-
-static double now(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return time.tv_sec + 1e-9 * time.tv_nsec;
-}
-
-INLINE void wait_a_moment(int turn) { /* soon another thread may have the core: it may be the one waited for */
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-    if (turn > 200) sched_yield();
-}
-
-static void wait_while(atomic_int *value, int old) {
-    double since = 0.0;
-    for (int turn = 0; atomic_load(value) == old; turn++) {
-        if (turn == 200) since = now();
-        wait_a_moment(turn);
-    }
-    if (since > 0.0) waited += now() - since;
-}
-
-static void meet(Barrier *barrier, int threads) {
-    const int round = atomic_load(&barrier->round);
-    if (atomic_fetch_add(&barrier->arrived, 1) < threads - 1) {
-        wait_while(&barrier->round, round);
-        return;
-    }
-    atomic_store(&barrier->arrived, 0);
-    atomic_store(&barrier->round, round + 1);
-}
-
-static void *worker(void *start) {
-    const int thread = (int)((uintptr_t)start & 0xffff);
-    unsigned seen = (unsigned)((uintptr_t)start >> 16);
-    for (;;) {
-        for (int turn = 0; turn < 200 && atomic_load(&pool.number) == seen; turn++) wait_a_moment(turn);
-        if (atomic_load(&pool.number) == seen) {
-            pthread_mutex_lock(&pool.sleep);
-            atomic_fetch_add(&pool.asleep, 1);
-            while (atomic_load(&pool.number) == seen) pthread_cond_wait(&pool.wake, &pool.sleep);
-            atomic_fetch_sub(&pool.asleep, 1);
-            pthread_mutex_unlock(&pool.sleep);
-        }
-        seen++; /* a call ends when all workers have seen it, so none is left out */
-        if (thread < pool.threads) pool.work(thread, pool.threads, pool.what);
-        atomic_fetch_add(&pool.done, 1);
-    }
-    return NULL;
-}
-
-/* Have `threads` do the work together. Where other programs hold the cores they wait for one another longer than one
-   alone would take: then one alone does the next calls. */
-static void run_on(int threads, Work *work, void *what) {
-    if (pool.process != getpid()) { /* threads do not follow into a forked process */
-        pthread_mutex_init(&pool.calls, NULL);
-        pthread_mutex_init(&pool.sleep, NULL);
-        pthread_cond_init(&pool.wake, NULL);
-        atomic_store(&pool.number, 0), atomic_store(&pool.asleep, 0);
-        pool.workers = 0, pool.process = getpid();
-    }
-    pthread_mutex_lock(&pool.calls);
-    while (pool.workers < threads - 1) { /* each is told its number, and which calls were before it */
-        pthread_t thread;
-        const uintptr_t number = atomic_load(&pool.number);
-        if (pthread_create(&thread, NULL, worker, (void *)((uintptr_t)(pool.workers + 1) | number << 16)) != 0) break;
-        pthread_detach(thread);
-        pool.workers++;
-    }
-    pool.threads = threads < pool.workers + 1 ? threads : pool.workers + 1;
-    pool.work = work, pool.what = what;
-    if (pool.threads == 1 || pool.calls_alone > 0) {
-        pool.calls_alone -= pool.calls_alone > 0;
-        work(0, 1, what);
-        pthread_mutex_unlock(&pool.calls);
-        return;
-    }
-    const double began = now();
-    waited = 0.0;
-    atomic_store(&pool.done, 0);
-    atomic_fetch_add(&pool.number, 1);
-    if (atomic_load(&pool.asleep) > 0) {
-        pthread_mutex_lock(&pool.sleep);
-        pthread_cond_broadcast(&pool.wake);
-        pthread_mutex_unlock(&pool.sleep);
-    }
-    work(0, pool.threads, what);
-    for (int done; (done = atomic_load(&pool.done)) < pool.workers;) wait_while(&pool.done, done);
-    const double took = now() - began;
-    if (waited > took * (pool.threads - 1) / pool.threads) pool.calls_alone = CALLS_ALONE;
-    pthread_mutex_unlock(&pool.calls);
-}
-
-INLINE size_t share(size_t total, int thread, int threads) { /* where a thread's part of so many outputs begins */
-    return thread == threads ? total : total * thread / threads / LANES * LANES;
-}
 
 /* ---- Products ---- */
 

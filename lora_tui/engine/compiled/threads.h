@@ -1,0 +1,130 @@
+/* One pool of threads a process and library; the calling thread is the first of each call. */
+
+#include "vectors.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CALLS_ALONE 40
+
+typedef void Work(int thread, int threads, void *what);
+typedef struct { atomic_int arrived, round; } Barrier;
+
+static struct {
+    pthread_mutex_t calls, sleep;
+    pthread_cond_t wake;
+    atomic_uint number; /* of calls so far */
+    atomic_int asleep, done;
+    Work *work;
+    void *what;
+    int threads, workers, calls_alone;
+    pid_t process;
+} pool = {.calls = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
+
+static _Thread_local double waited; /* seconds, but for short waits */
+
+static double now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return time.tv_sec + 1e-9 * time.tv_nsec;
+}
+
+INLINE void wait_a_moment(int turn) { /* soon another thread may have the core: it may be the one waited for */
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+    if (turn > 200) sched_yield();
+}
+
+static void wait_while(atomic_int *value, int old) {
+    double since = 0.0;
+    for (int turn = 0; atomic_load(value) == old; turn++) {
+        if (turn == 200) since = now();
+        wait_a_moment(turn);
+    }
+    if (since > 0.0) waited += now() - since;
+}
+
+static void meet(Barrier *barrier, int threads) {
+    const int round = atomic_load(&barrier->round);
+    if (atomic_fetch_add(&barrier->arrived, 1) < threads - 1) {
+        wait_while(&barrier->round, round);
+        return;
+    }
+    atomic_store(&barrier->arrived, 0);
+    atomic_store(&barrier->round, round + 1);
+}
+
+static void *worker(void *start) {
+    const int thread = (int)((uintptr_t)start & 0xffff);
+    unsigned seen = (unsigned)((uintptr_t)start >> 16);
+    for (;;) {
+        for (int turn = 0; turn < 200 && atomic_load(&pool.number) == seen; turn++) wait_a_moment(turn);
+        if (atomic_load(&pool.number) == seen) {
+            pthread_mutex_lock(&pool.sleep);
+            atomic_fetch_add(&pool.asleep, 1);
+            while (atomic_load(&pool.number) == seen) pthread_cond_wait(&pool.wake, &pool.sleep);
+            atomic_fetch_sub(&pool.asleep, 1);
+            pthread_mutex_unlock(&pool.sleep);
+        }
+        seen++; /* a call ends when all workers have seen it, so none is left out */
+        if (thread < pool.threads) pool.work(thread, pool.threads, pool.what);
+        atomic_fetch_add(&pool.done, 1);
+    }
+    return NULL;
+}
+
+/* Have `threads` do the work together. Where other programs hold the cores they wait for one another longer than one
+   alone would take: then one alone does the next calls. */
+static void run_on(int threads, Work *work, void *what) {
+    if (threads <= 1) {
+        work(0, 1, what);
+        return;
+    }
+    if (pool.process != getpid()) { /* threads do not follow into a forked process */
+        pthread_mutex_init(&pool.calls, NULL);
+        pthread_mutex_init(&pool.sleep, NULL);
+        pthread_cond_init(&pool.wake, NULL);
+        atomic_store(&pool.number, 0), atomic_store(&pool.asleep, 0);
+        pool.workers = 0, pool.process = getpid();
+    }
+    pthread_mutex_lock(&pool.calls);
+    while (pool.workers < threads - 1) { /* each is told its number, and which calls were before it */
+        pthread_t thread;
+        const uintptr_t number = atomic_load(&pool.number);
+        if (pthread_create(&thread, NULL, worker, (void *)((uintptr_t)(pool.workers + 1) | number << 16)) != 0) break;
+        pthread_detach(thread);
+        pool.workers++;
+    }
+    pool.threads = threads < pool.workers + 1 ? threads : pool.workers + 1;
+    pool.work = work, pool.what = what;
+    if (pool.threads == 1 || pool.calls_alone > 0) {
+        pool.calls_alone -= pool.calls_alone > 0;
+        work(0, 1, what);
+        pthread_mutex_unlock(&pool.calls);
+        return;
+    }
+    const double began = now();
+    waited = 0.0;
+    atomic_store(&pool.done, 0);
+    atomic_fetch_add(&pool.number, 1);
+    if (atomic_load(&pool.asleep) > 0) {
+        pthread_mutex_lock(&pool.sleep);
+        pthread_cond_broadcast(&pool.wake);
+        pthread_mutex_unlock(&pool.sleep);
+    }
+    work(0, pool.threads, what);
+    for (int done; (done = atomic_load(&pool.done)) < pool.workers;) wait_while(&pool.done, done);
+    const double took = now() - began;
+    if (waited > took * (pool.threads - 1) / pool.threads) pool.calls_alone = CALLS_ALONE;
+    pthread_mutex_unlock(&pool.calls);
+}
+
+/* Where a thread's part of so many outputs begins. */
+INLINE size_t share(size_t total, int thread, int threads) {
+    return thread == threads ? total : total * thread / threads / LANES * LANES;
+}
+

@@ -1,0 +1,92 @@
+"""What compiled code computes between the products: torch's values forward and backward, on any number of threads."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from lora_tui.engine.training.fast import compiled_ops, cpu_ops
+from lora_tui.engine.training.fast.cpu_ops import HeadLayout
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator).to(dtype)
+
+
+def values(compute: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor) -> list[Tensor]:
+    """The result, and the gradients of all inputs."""
+    leaves = [one.clone().requires_grad_() for one in inputs]
+    y = compute(*leaves)
+    return [y.detach(), *torch.autograd.grad(y, leaves, grad.to(y.dtype))]
+
+
+def assert_alike(compute: Callable[..., Tensor], inputs: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled code gives torch's values, and the same bits on one and on three threads."""
+    assert compiled_ops._library() is not None, "there is no compiled code"
+    grad = random(*compute(*inputs).shape, seed=9)
+    calls: list[str] = []
+    call = compiled_ops._call
+    monkeypatch.setattr(compiled_ops, "_call", lambda name, what: (calls.append(name), call(name, what)))
+    ours = values(compute, inputs, grad)
+    assert len(calls) >= 2, "forward and backward"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3 if threads != 3 else 2)
+    again = values(compute, inputs, grad)
+    torch.set_num_threads(threads)
+    assert all(torch.equal(*pair) for pair in zip(ours, again, strict=True))
+    monkeypatch.setattr(compiled_ops, "usable", lambda *_, **__: False)
+    theirs = values(compute, inputs, grad)
+    for mine, torchs in zip(ours, theirs, strict=True):
+        assert (mine.dtype, mine.shape) == (torchs.dtype, torchs.shape)
+        allowed = 2e-6 if mine.dtype == torch.float32 else 4e-3
+        assert (mine.float() - torchs.float()).norm() <= allowed * torchs.float().norm()
+
+
+@pytest.mark.parametrize(("x_dtype", "weight_dtype"), itertools.product(DTYPES, DTYPES))
+def test_norm(x_dtype: torch.dtype, weight_dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = random(96, dtype=weight_dtype, seed=1)
+    x = random(2, 7, 96, dtype=x_dtype) * 3
+    assert_alike(lambda one: cpu_ops.rms_norm(one, weight, 1e-5), [x], monkeypatch)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_gated_unit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, up = random(5, 160, dtype=dtype) * 20, random(5, 160, dtype=dtype, seed=1)
+    assert_alike(cpu_ops.swiglu, [gate, up], monkeypatch)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("key_heads", "group", "width"), [(1, 1, 32), (2, 3, 64)])
+def test_attention(dtype: torch.dtype, key_heads: int, group: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens, heads = 11, HeadLayout(key_heads, width, width**-0.5)
+    query = random(tokens, key_heads * group * width, dtype=dtype)
+    key, value = (random(tokens, key_heads * width, dtype=dtype, seed=seed) for seed in (1, 2))
+    half = random(tokens, width // 2, seed=3)
+    angles = tuple(torch.cat([part, part], dim=1).to(dtype) for part in (half.cos(), half.sin()))
+
+    def attention(*inputs: Tensor) -> Tensor:
+        return cpu_ops.packed_rotary_attention(*inputs, angles, heads, [(0, 4), (4, 11)])  # type: ignore[arg-type]  # two
+
+    assert_alike(attention, [query, key, value], monkeypatch)
+
+
+def test_what_compiled_code_cannot_read_is_left_to_torch() -> None:
+    whole = random(4, 32)
+    assert compiled_ops.usable(whole)
+    for other in (whole.double(), whole.half(), whole.t(), random(4, 33), whole.to("meta")):
+        assert not compiled_ops.usable(other)
+    weight = torch.ones(33)
+    assert cpu_ops.rms_norm(random(4, 33), weight, 1e-5).shape == (4, 33)
+
+
+def test_gradients_of_another_form_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = random(6, 32).requires_grad_()
+    y = cpu_ops.rms_norm(x, torch.ones(32), 1e-5)
+    (expanded,) = torch.autograd.grad(y.sum(), x, retain_graph=True)  # the gradient of a sum has no memory of its own
+    (plain,) = torch.autograd.grad(y, x, torch.ones_like(y))
+    assert torch.equal(expanded, plain)
