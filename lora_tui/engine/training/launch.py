@@ -29,6 +29,8 @@ import torch.distributed as dist
 from peft import PeftModel
 
 from lora_tui.config.models import FineTuning, Settings
+from lora_tui.engine.models.activation_memory import WIDTHS
+from lora_tui.engine.models.hub_info import find_architecture
 from lora_tui.engine.runtime.process import STARTED_RANK, torchrun_rank
 from lora_tui.engine.training.ranks import LostRankError, RankGroup, connect
 from lora_tui.engine.training.sharding import shard
@@ -47,6 +49,9 @@ _SECONDS_TO_END = 5.0
 _RANKS_OF_A_CPU = 2
 
 _POLL_SECONDS = 0.05
+
+_SHARE_FOR_WEIGHTS = 2 / 3
+"""Share of a GPU's memory that a whole base model may take, before its weights are divided among the GPUs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,10 @@ def choose_parallel(settings: FineTuning, device: torch.device) -> ParallelPlan 
         chosen = "fsdp" if kind == "fsdp" else "ddp"
         threads = torch.get_num_threads()  # torchrun sets OMP_NUM_THREADS for each rank
         return ParallelPlan(chosen, (str(own_device(device)),), found[1], threads, torchrun=True)
+    if kind == "fsdp" and settings.qlora:
+        raise ConfigError(
+            'fine_tuning.parallel = "fsdp" cannot divide weights in 4 bits. Set "ddp", or fine_tuning.qlora = false.'
+        )
     if kind == "none" or (kind == "auto" and (device.type != "cuda" or settings.device not in ("auto", "cuda"))):
         return None
     if device.type == "cpu":
@@ -100,7 +109,19 @@ def choose_parallel(settings: FineTuning, device: torch.device) -> ParallelPlan 
         raise ConfigError(
             f"fine_tuning.devices: there is no cuda:{missing[0]}; this machine has {there}, numbered from 0."
         )
-    return _plan("ddp" if kind == "auto" else kind, [f"cuda:{number}" for number in numbers], _threads(len(numbers)))
+    if kind == "auto":
+        kind = "ddp" if settings.qlora or _fits_one(settings, numbers) else "fsdp"
+    return _plan(kind, [f"cuda:{number}" for number in numbers], _threads(len(numbers)))
+
+
+def _fits_one(settings: FineTuning, numbers: Sequence[int]) -> bool:
+    """Whether the base model leaves a third of the smallest of these GPUs free; yes where its size is not known."""
+    architecture = find_architecture(settings.model_name)
+    if isinstance(architecture, str):
+        return True
+    width = WIDTHS["float32" if settings.dtype == "float32" else "bfloat16"]
+    smallest = min(torch.cuda.get_device_properties(number).total_memory for number in numbers)
+    return architecture.parameters * width <= _SHARE_FOR_WEIGHTS * smallest
 
 
 def own_device(device: torch.device) -> torch.device:
