@@ -23,7 +23,7 @@ MISTAKES = [
     (["--prompt", "hi"], "--prompt belongs to --run chat"),
     (["--run", "chat", "--prompt", " "], "--prompt is empty"),
     (["--run", "chat", "--adapter", "x", "--adapter", "y"], "--run chat uses one adapter"),
-    (["--run", "train", "--adapter", "x"], "--adapter belongs to --run chat, evaluate, export or serve"),
+    (["--run", "generate", "--adapter", "x"], "--adapter belongs to --run chat, evaluate, export, serve or train"),
     (
         ["--run", "generate", "--train-data-file", "x"],
         "--train-data-file belongs to --run train, probe, evaluate or export",
