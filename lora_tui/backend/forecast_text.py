@@ -114,7 +114,10 @@ def generation_forecast(forecast: SettingsForecast, settings: Settings) -> Forec
         ]
     chosen = settings.data_generation
     where = "this machine" if generation.address is None else generation.address
+    several = len(generation.endpoints) > 1
+    where = f"{len(generation.endpoints)} endpoints" if several else where
     lines.append(("model", f"{one_line(chosen.model, 60)}, {one_line(where, 80)}"))
+    lines += [("endpoint", one_line(endpoint, 120)) for endpoint in generation.endpoints if several]
     lines += [("judge", _judge(judge, check)) for judge, check in generation.checks.items()]
     lines.append(("price", price_text(generation)))
     if generation.is_paid and (chosen.budget_dollars or chosen.budget_tokens):

@@ -213,6 +213,12 @@ def _endpoint(loaded: Loaded, *, given: bool) -> Iterator[Finding]:
         )
         return
     required: Level = "problem" if loaded.path is not None or given else "missing"
+    for url in generation.urls:
+        yield from _one_endpoint(generation.at(url), required)
+
+
+def _one_endpoint(generation: DataGeneration, required: Level) -> Iterator[Finding]:
+    """Check the one endpoint of settings: its key, whether it answers, what its models were found able to do."""
     builtin = "or use --set data_generation.model=builtin"
     variable = generation.api_key_env
     local = "not set; a local server may need none" if generation.base_url else None

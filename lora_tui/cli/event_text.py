@@ -9,6 +9,7 @@ from typing import Any
 
 from lora_tui.protocol.choice import METHOD_EXAMPLES, chosen_rows, short_key
 from lora_tui.protocol.comparison import comparison_from, questions_text, verdict_text
+from lora_tui.protocol.endpoints import asked_count
 from lora_tui.protocol.knowledge import knowledge_from, knowledge_summary, knowledge_title
 from lora_tui.protocol.rate_probe import probe_line
 from lora_tui.protocol.serving import announcement_lines
@@ -90,6 +91,9 @@ class RunProgress:
         text = f"{self.count('accepted')} of {self.target} accepted, {self.count('rejected')} rejected"
         review = self.count("review")
         text += f", {review} for review" if review else ""
+        endpoints = self.phase.get("endpoints") or ()
+        if endpoints and (asked := asked_count(endpoints)) < len(endpoints):
+            text += f", {asked} of {len(endpoints)} endpoints work"
         if self.paused:
             return f"{text}, paused"
         return f"{text}, waiting for the endpoint" if self.waiting else text

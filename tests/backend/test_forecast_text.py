@@ -157,3 +157,20 @@ def test_a_run_that_cannot_learn_is_kept_from_beginning_with_the_values_that_can
     assert "fine_tuning.optimizer.lora_lr" in blocker.what
     assert "20 steps at a rate of at most 3e-6" in blocker.why
     assert "fine_tuning.optimizer.lora_lr = 1e-3" in blocker.remedy
+
+
+def test_the_plan_names_each_of_several_endpoints_with_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GROQ_API_KEY", "gsk_0123456789abcdefghij")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    plan = _plan(
+        model="m",
+        base_urls=["http://one:8000/v1", "https://api.groq.com/v1"],
+        judge_base_urls=["http://one:8000/v1"],
+        api_key_envs={"api.groq.com": "GROQ_API_KEY"},
+        models_by_host={"api.groq.com": "vendor/m"},
+    )
+    assert [text for name, text in plan.lines if name == "endpoint"] == [
+        "http://one:8000/v1: writes and judges, OPENAI_API_KEY is not set",
+        "https://api.groq.com/v1: writes, as vendor/m, GROQ_API_KEY is set",
+    ]
+    assert dict(plan.lines)["model"] == "m, 2 endpoints"

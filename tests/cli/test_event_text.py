@@ -29,6 +29,13 @@ def test_pairs_that_were_kept_count_as_accepted() -> None:
     assert progress.generation_line() == "11 of 12 accepted, 0 rejected"
 
 
+def test_endpoints_that_do_not_work_are_counted() -> None:
+    progress = RunProgress()
+    endpoints = [{"state": state} for state in ("works", "tried", "away", "left out")]
+    progress.update(event("progress", phase="generating", done=1, total=5, endpoints=endpoints))
+    assert progress.generation_line().endswith("rejected, 2 of 4 endpoints work")
+
+
 def test_a_folder_that_is_read_beside_the_calls_is_told_of_at_its_end() -> None:
     assert event_lines(event("folder", files=3, passages=9, unread=5)) == []
     assert event_lines(event("folder", files=8, passages=20, unread=0)) == ["the folder is read: 8 files, 20 passages"]

@@ -100,6 +100,21 @@ async def test_the_number_of_calls_that_the_endpoint_can_take_is_shown_once_it_i
         await wait_for_text(app, "1 of 48 in flight · 4 calls")
 
 
+async def test_each_of_several_endpoints_is_shown_and_one_that_is_left_out_with_its_reason(harness: AppHarness) -> None:
+    run_id = await harness.populate(create_generation_run)
+    one = {"url": "http://one:8000/v1", "roles": ["writes", "judges"], "state": "works", "in_flight": 46, "limit": 48}
+    one |= {"limit_found": True, "tokens_per_s": 812.4, "answers": 1204, "reason": ""}
+    two = one | {"url": "http://two:8000/v1", "state": "left out", "reason": "http://two refuses the key in [b]K"}
+    progress = {"phase": "generating", "done": 3, "total": 20, "endpoints": [one, two]}
+    async with await Store.open(harness.path) as store, store.transaction() as t:
+        await events.insert(t, run_id, [(time.time(), "progress", progress)])
+    async with harness.app((140, 42)) as (app, _):
+        await wait_for_text(app, "http://one:8000/v1: 46 of 48 in flight · 812 tokens/s · 1,204 done")
+        await wait_for_text(app, "http://two:8000/v1 is left out: http://two refuses the key in [b]K")
+    async with harness.app((80, 24)) as (app, _):
+        await wait_for_text(app, "1 of 2 endpoints work · http://two:8000/v1 is left out: ")
+
+
 async def test_reasons_have_a_column_where_there_are_any_and_do_not_repeat_the_score(harness: AppHarness) -> None:
     run_id = await harness.populate(lambda store: create_run(store, "generate"))
 

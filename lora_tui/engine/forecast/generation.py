@@ -88,6 +88,8 @@ class GenerationForecast:
     is_paid: bool
     text_calls: Estimate
     """Calls that write and judge texts beside the pairs."""
+    endpoints: tuple[str, ...] = ()
+    """Each endpoint in words: its address, what it does, whether its key is set."""
 
 
 def forecast_generation(settings: Settings) -> GenerationForecast:
@@ -127,9 +129,19 @@ def forecast_generation(settings: Settings) -> GenerationForecast:
         key_needed=data.model != BUILTIN and "" in data.urls,
         key_set=_key(data)[1],
         address=None if data.model == BUILTIN else " and ".join(shown_url(url or OPENAI_URL) for url in data.urls),
+        endpoints=() if data.model == BUILTIN else tuple(_endpoint(data, url) for url in data.urls),
         is_paid=data.model != BUILTIN and not all(is_own_network(url or OPENAI_URL) for url in data.urls),
         text_calls=Estimate(texts.write_calls + texts.judge_calls, "if every text is accepted"),
     )
+
+
+def _endpoint(data: DataGeneration, url: str) -> str:
+    """Return an endpoint as the plan names it: its address, what it does, its own name of the model, its key."""
+    own = data.at(url)
+    does = [word for word, urls in (("writes", data.writer_urls), ("judges", data.judge_urls)) if url in urls]
+    model = f", as {own.model}" if own.model != data.model else ""
+    key = "is set" if os.environ.get(own.api_key_env, "").strip() else "is not set"
+    return f"{shown_url(url or OPENAI_URL)}: {' and '.join(does)}{model}, {own.api_key_env} {key}"
 
 
 def _key(data: DataGeneration) -> tuple[str, bool]:

@@ -39,6 +39,9 @@ _SEARCH_DELAY = 0.25
 _NEWS_SECONDS = 15.0
 """A message about what happened longer ago is not shown."""
 
+_TALL = 36
+"""Lines of a screen from which each of several endpoints has a line."""
+
 _BELOW = ("progress", "sources", "analysis")
 """Panels that take turns below the pairs in a small terminal."""
 
@@ -165,7 +168,8 @@ class GenerateScreen(RunScreen):
 
     def _draw(self, view: GenerationView, *, summed: bool) -> None:
         progress = self.query_one("#progress", Panel)
-        progress.show(progress_lines(view, time.time(), progress.content_size.width or 60), "Progress")
+        lines = progress_lines(view, time.time(), progress.content_size.width or 60, tall=self.size.height >= _TALL)
+        progress.show(lines, "Progress")
         title, text = analysis_lines(view.analysis, int(view.settings.get("batch_analysis_interval", 5)))
         self.query_one("#analysis", Panel).show(text, title)
         sources = self.query_one("#sources", RowList)

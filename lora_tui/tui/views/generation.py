@@ -9,6 +9,7 @@ from textual.content import Content
 from lora_tui.config.addresses import asked_models
 from lora_tui.config.prices import CONFIGURED, Prices, prices_of
 from lora_tui.protocol.agreement import ScoreAgreement
+from lora_tui.protocol.endpoints import asked_count, endpoint_line
 from lora_tui.store import generation as store_generation
 from lora_tui.store import runs
 from lora_tui.store import texts as store_texts
@@ -203,9 +204,10 @@ async def _waiting(store: Store, run_id: int, now: float) -> str:
     return f"trying again in {duration(retry.at + seconds - now)}: {retry.payload.get('reason', '')}"
 
 
-def progress_lines(view: GenerationView, now: float, width: int) -> Content:
+def progress_lines(view: GenerationView, now: float, width: int, *, tall: bool = False) -> Content:
     """The progress panel, a line each: progress, verdicts, calls, tokens, errors, scores, and what these guarantee.
 
+    Of several endpoints each has a line where the screen is `tall`, else those that are not asked.
     Before the first pair it says what is being prepared.
     """
     if view.preparing(now) and not view.calls.calls:
@@ -214,11 +216,35 @@ def progress_lines(view: GenerationView, now: float, width: int) -> Content:
     waiting = [safe_line(view.waiting, max(10, 2 * width), "$warning")] if view.waiting else []
     errors = [] if waiting or (view.texts and not view.calls.failures) else [_errors(view, width)]
     scores = [histogram_line(view, width), *guarantee_lines(view.known, width)]
-    if view.texts:  # a line more than 24 lines have room for: what the score is worth stays
+    endpoints = _endpoints(view, width, tall=tall)
+    if view.texts or (endpoints and not tall):  # a line more than 24 lines have room for: what the score is worth stays
         scores.reverse()
     return Content("\n").join(
-        [_progress(view, now, width), _verdicts(view), *_texts(view), *_calls(view), *waiting, *errors, *scores]
+        [
+            _progress(view, now, width),
+            _verdicts(view),
+            *_texts(view),
+            *_calls(view),
+            *endpoints,
+            *waiting,
+            *errors,
+            *scores,
+        ]
     )
+
+
+def _endpoints(view: GenerationView, width: int, *, tall: bool) -> list[Content]:
+    """Lines about the endpoints of a live run that has several."""
+    found: Sequence[Mapping[str, Any]] = view.phase.get("endpoints") or () if view.live else ()
+    if not found:
+        return []
+    asked = asked_count(found)
+    if not tall:
+        out = next((endpoint_line(one) for one in found if one.get("state") not in ("works", "tried")), "")
+        text = f"{asked} of {len(found)} endpoints work{f' · {out}' if out else ''}"
+        return [safe_line(text, max(10, width), "$warning" if out else "")]
+    styles = {"away": "$warning", "left out": "$warning"}
+    return [safe_line(endpoint_line(one), max(10, width), styles.get(str(one.get("state")), "")) for one in found]
 
 
 def _progress(view: GenerationView, now: float, width: int) -> Content:
