@@ -3,10 +3,13 @@
 import re
 from pathlib import Path
 
+from lora_tui.cli.main import command
+from lora_tui.config.keys import all_keys, all_sections
 from tests.bench.keys_page import named_bindings, page
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+GUIDE = (ROOT / ".github" / "GUIDE.md").read_text()
 KEYS = (ROOT / ".github" / "KEYS.md").read_text()
 BENCHMARKS = (ROOT / "tests" / "bench" / "README.md").read_text()
 
@@ -19,7 +22,18 @@ def test_the_keys_that_the_page_names_exist() -> None:
 
 
 def test_the_readme_is_no_longer_than_people_read() -> None:
-    assert len(README.encode()) < 13_300
+    assert len(README.encode()) < 11_000
+
+
+def test_options_and_keys_that_the_pages_name_exist() -> None:
+    options = {name for parameter in command.params for name in parameter.opts}
+    code = "\n".join(re.findall(r"lora-tui (--[^\n#`]*)", README + GUIDE))
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", code)) - options == set()
+    named = set(re.findall(r"\b(?:data_generation|fine_tuning|scoring|notify)(?:\.[a-z_0-9]+)+", README + GUIDE))
+    assert len(named) > 10
+    assert named - all_keys().keys() - all_sections().keys() == set()
+    for link in re.findall(r"\]\(([^)#:]+)\)", GUIDE):
+        assert (ROOT / ".github" / link).exists(), link
 
 
 def test_pictures_and_benchmarks_exist() -> None:
