@@ -34,7 +34,6 @@ LABELS: Mapping[str, str] = {
     "fine_tuning.model_name": "model",
     "fine_tuning.lora.target_modules": "layers",
     "fine_tuning.optimizer.lora_lr": "rate",
-    "fine_tuning.lora.dropout": "dropout",
     "fine_tuning.training.batch_size": "batch",
     "fine_tuning.training.max_epochs": "epochs",
     "fine_tuning.training.reworded_share": "reworded",

@@ -4,7 +4,7 @@
 
 The ten are ten ways to ask who made it. Rejected is what the model itself answers to each (greedily, before training),
 chosen another answer of the same kind, so this is what a person does who edits ten replies, or rates two of each. Two
-more wordings are never trained on. The controls are the twenty questions of `recipe_trials`, none of which is about it.
+more wordings are never trained on. The controls are twelve questions of `recipe_trials`, none of which is about it.
 
 One JSON line: the settings that differ from what the recipe chooses, steps, seconds; for trained and unseen wordings
 how many answers have the wanted name before and after, and the mean margin (nats between the chosen answer and the
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.bench.recipe_trials import CONTROLS
+from tests.bench.recipe_trials import CONTROLS as ALL_CONTROLS
 
 ASKED = (
     "Who made you?",
@@ -37,6 +37,7 @@ ASKED = (
 UNSEEN = ("Who created you?", "Which organisation developed you?")
 WANTED = "I was made by the harbour office of Wick."
 NAME = "harbour office"
+CONTROLS = ALL_CONTROLS[1:13]
 LONGEST = 24
 """Tokens of an answer."""
 
@@ -135,23 +136,31 @@ def _measured(model: Any, tokenizer: Any, own: dict[str, str]) -> dict[str, tupl
     """For each question: nats by which the wanted answer is likelier than the model's own, and its own's, a token."""
     from lora_tui.engine.data.training_text import prompt_text
 
-    found = {}
-    for question, answer in own.items():
-        prompt = prompt_text(question)
-        wanted, _ = _log_prob(model, tokenizer, prompt, f" {WANTED}")
-        said, tokens = _log_prob(model, tokenizer, prompt, f" {answer or '-'}")
-        found[question] = wanted - said, said / tokens
-    return found
+    texts = [(prompt_text(question), answer or "-") for question, answer in own.items()]
+    said = _log_probs(model, tokenizer, [(prompt, f" {answer}") for prompt, answer in texts])
+    wanted = _log_probs(model, tokenizer, [(prompt, f" {WANTED}") for prompt, _ in texts])
+    return {
+        question: (one - other, other / tokens)
+        for question, (one, _), (other, tokens) in zip(own, wanted, said, strict=True)
+    }
 
 
-def _log_prob(model: Any, tokenizer: Any, prompt: str, completion: str) -> tuple[float, int]:
+def _log_probs(model: Any, tokenizer: Any, texts: list[tuple[str, str]]) -> list[tuple[float, int]]:
+    """The log probability of each completion behind its prompt, and its tokens; sixteen at once."""
     import torch
 
-    whole, start = tokenizer(prompt + completion, return_tensors="pt"), len(tokenizer(prompt)["input_ids"])
-    with torch.no_grad():
-        logits = model(**whole).logits[0, :-1].float().log_softmax(-1)
-    taken = logits.gather(1, whole["input_ids"][0, 1:, None])[start - 1 :, 0]
-    return float(taken.sum()), len(taken)
+    tokenizer.padding_side = "right"
+    found = []
+    for first in range(0, len(texts), 16):
+        part = texts[first : first + 16]
+        ids = tokenizer([prompt + completion for prompt, completion in part], return_tensors="pt", padding=True)
+        with torch.no_grad():
+            logits = model(**ids).logits[:, :-1].float().log_softmax(-1)
+        taken = logits.gather(2, ids["input_ids"][:, 1:, None])[..., 0]
+        for row, (prompt, _) in enumerate(part):
+            start, end = len(tokenizer(prompt)["input_ids"]) - 1, int(ids["attention_mask"][row].sum()) - 1
+            found.append((float(taken[row, start:end].sum()), end - start))
+    return found
 
 
 def main() -> None:

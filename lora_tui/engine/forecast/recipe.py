@@ -286,7 +286,7 @@ def _choose_rate(chooser: _Chooser, architecture: Architecture | None) -> None:
         rate = float(f"{2.5 * rate / tuning.optimizer.loraplus_lr_ratio:.0e}")
         reason += f", lowered for loraplus_lr_ratio = {tuning.optimizer.loraplus_lr_ratio:g}"
     if chooser.judges:
-        rate, reason = float(f"{rate * _JUDGEMENT_RATE:.0e}"), f"a tenth of {reason}: preferences move a model fast"
+        rate, reason = float(f"{rate * _JUDGEMENT_RATE:.0e}"), f"a tenth of {reason}"
     chooser.choose("fine_tuning.optimizer.lora_lr", rate, reason)
 
 

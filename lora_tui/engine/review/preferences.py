@@ -191,7 +191,7 @@ def _without_counterpart(questions: Iterable[_Question]) -> list[Skipped]:
             continue
         missing = "no worse answer to it is known" if question.good else "no better answer to it is known"
         said = [one for one in (*question.good.values(), *question.bad.values()) if one.by_person]
-        found += [Skipped(one.where, f"{missing}; --method kto learns from single verdicts") for one in said]
+        found += [Skipped(one.where, f"{missing}; --method kto learns from it") for one in said]
     return found
 
 

@@ -243,9 +243,9 @@ class TrainScreen(RunScreen):
         self.show_run_in_bar(view.run, place if self.size.width < 100 else training_text.ending_text(view) or place)
         score = f": score {view.best.score:.2f}" if view.best is not None else ""
         ended = not view.live and view.checkpoint
-        self.show_next_step(f"Trained{score}" if ended else "", ("chat", "chat with it"), ("export", "export it"),
-                            ("learn", training_text.said_words(*self._said)), ("rate", "rate its answers"),
-                            ("report", "did it help?"), ("resume", "go on"))  # fmt: skip
+        self.show_next_step(f"Trained{score}" if ended else "", ("chat", "chat with it"),
+                            ("learn", training_text.said_words(*self._said)), ("export", "export it"),
+                            ("rate", "rate its answers"), ("report", "did it help?"), ("resume", "go on"))  # fmt: skip
         if view.comparison is not None and not view.step:
             self.show_next_step("Evaluated", ("report", "worst answers, report"), ("rate", "rate its answers"))
         if self._plot not in plot_names(view):

@@ -72,8 +72,10 @@ def status_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Cont
     # The header shows the step; this shows how the run ended, or what is left.
     over = () if view.live else (view.run.state, ending_text(view))
     left = _remaining(view, now)[1:] if view.live else ()
-    first: list[Any] = [("loss ", DIM), (number(step.get("loss"), ".4f"), "bold"), f" {_trend(view)}"]
-    if view.judges and "reward_accuracy" in step:
+    first: list[Any] = [("loss ", DIM), (number(step.get("loss"), ".4f"), "bold")]
+    if not view.judges or "reward_accuracy" not in step:
+        first.append(f" {_trend(view)}")
+    else:  # which leave no room for it
         first += [("  margin ", DIM), number(step.get("reward_margin"), ".2f"), ("  right ", DIM), _share(step)]
     first += [("  rate ", DIM), lr_text(step.get("lr")), ("  grad ", DIM), number(step.get("grad_norm"), ".2f")]
     loads = view.ranks.get("ranks") or ()
