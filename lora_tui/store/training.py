@@ -71,6 +71,8 @@ _PLANNED = """
 SELECT runs.id AS id, runs.state AS state, runs.host AS host,
     CASE mode WHEN 'train' THEN COALESCE(
         NULLIF(json_extract(options, '$.train_data_file'), ''),
+        CASE WHEN json_extract(settings, '$.fine_tuning.method') IN ('dpo', 'kto')
+            THEN COALESCE(json_extract(settings, '$.fine_tuning.preferences.data_file'), '') END,
         NULLIF(json_extract(settings, '$.fine_tuning.train_data_file'), ''),
         json_extract(settings, '$.data_generation.output_file'), '') ELSE '' END AS data,
     COALESCE(json_extract(settings, '$.fine_tuning.training.max_length'), 0) AS max_length,

@@ -28,6 +28,7 @@ _MODULES = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio
 _INSTALLED_BY = {"tensorboard": "pip install 'lora-tui[trackers]'"}
 
 _PROJECT = "lora-tui"
+_REWARDS = ("reward_margin", "reward_accuracy", "chosen_reward", "rejected_reward", "kl")
 _STEP_FIGURES = ("loss", "lr", "grad_norm", "epoch", "tokens_per_s", "memory_mb")
 
 
@@ -81,7 +82,8 @@ class _Trackers:
         if kind == "plan":
             self._plan = payload
         elif kind == "step":
-            figures = {f"train/{name}": float(payload[name]) for name in _STEP_FIGURES}
+            told = (*_STEP_FIGURES, *(name for name in _REWARDS if name in payload))
+            figures = {f"train/{name}": float(payload[name]) for name in told}
             self._tell(int(payload["step"]), lambda tracker, step: tracker.scalars(figures, step))
         elif kind == "evaluation":
             self._tell(int(payload["step"]), lambda tracker, step: _tell_evaluation(tracker, payload, step))

@@ -89,6 +89,8 @@ CASE mode
     WHEN 'probe' THEN json_extract(options, '$.train_data_file')
     WHEN 'train' THEN COALESCE(
         NULLIF(json_extract(options, '$.train_data_file'), ''),
+        CASE WHEN json_extract(settings, '$.fine_tuning.method') IN ('dpo', 'kto') THEN COALESCE(
+            NULLIF(json_extract(settings, '$.fine_tuning.preferences.data_file'), ''), 'what people said') END,
         NULLIF(json_extract(settings, '$.fine_tuning.train_data_file'), ''),
         json_extract(settings, '$.data_generation.output_file'))
 END"""

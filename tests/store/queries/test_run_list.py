@@ -165,3 +165,28 @@ def test_the_runs_that_wrote_a_file_the_last_writer_first(tmp_path: Path) -> Non
         (5, "accepted.txt"),
         (3, "accepted.txt"),
     ]
+
+
+async def data_of(store: Store, tuning: dict[str, Any], options: dict[str, Any]) -> str:
+    settings = {**SETTINGS, "fine_tuning": tuning, "data_generation": {"output_file": "accepted.txt"}}
+    run_id = await runs.create(store, "train", settings, options)
+    return next(line.data for line in await run_lines(store) if line.id == run_id)
+
+
+def test_a_run_on_preferences_names_what_it_learned_from(tmp_path: Path) -> None:
+    async def work(store: Store) -> list[str]:
+        said = {"method": "dpo", "train_data_file": "pairs.txt"}
+        named = {**said, "preferences": {"data_file": "judged.jsonl"}}
+        return [
+            await data_of(store, said, {}),
+            await data_of(store, named, {}),
+            await data_of(store, named, {"train_data_file": "other.jsonl"}),
+            await data_of(store, {"method": "sft", "preferences": {"data_file": "judged.jsonl"}}, {}),
+        ]
+
+    assert with_store(tmp_path / "store.db", work) == [
+        "what people said",
+        "judged.jsonl",
+        "other.jsonl",
+        "accepted.txt",
+    ]
