@@ -44,7 +44,7 @@ async def take_devices(ctx: RunContext) -> ParallelPlan | None:
         return device, choose_parallel(ctx.settings.fine_tuning, device)
 
     device, plan = await ctx.in_torch_thread(choose)
-    for name in (str(device),) if plan is None else dict.fromkeys(plan.devices):
+    for name in (str(device),) if plan is None else reversed(dict.fromkeys(plan.devices)):  # the run shows the last
         await ctx.take_device(name)
     return plan
 

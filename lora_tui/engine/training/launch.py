@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -49,6 +50,9 @@ _SECONDS_TO_END = 5.0
 _RANKS_OF_A_CPU = 2
 
 _POLL_SECONDS = 0.05
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+"""How often it is looked whether all ranks are there, while this one may be waiting for them."""
 
 _SHARE_FOR_WEIGHTS = 2 / 3
 """Share of a GPU's memory that a whole base model may take, before its weights are divided among the GPUs."""
@@ -150,6 +154,7 @@ class RankProcesses:
         self._threads_before = torch.get_num_threads()
         self._group: RankGroup | None = None
         self._looked_at = 0.0
+        self._closed = threading.Event()
         if plan.torchrun:
             self._store = torchrun_store()[0]
         else:
@@ -204,9 +209,17 @@ class RankProcesses:
         torch.set_num_threads(self.plan.threads)
         place = self._store, 0, self.plan.world, device, self.lost
         self._group = connect(*place, one_machine=not self.plan.torchrun)
+        threading.Thread(target=self._watch, name="ranks", daemon=True).start()
         if self.plan.kind == "fsdp":
             shard(model, self._group, self._store, device, one_machine=not self.plan.torchrun)
         return self._group
+
+    def _watch(self) -> None:
+        """Break off what this rank waits for when another one has ended."""
+        while not self._closed.wait(_SECONDS_BETWEEN_LOOKS):
+            if self._group is not None and self.lost() is not None:
+                self._group.abort()
+                return
 
     def lost(self) -> str | None:
         """Say which rank's process has ended, and of what; None while all are there."""
@@ -238,6 +251,7 @@ class RankProcesses:
 
     def close(self) -> None:
         """End the other ranks: they are told, and ended where they do not listen."""
+        self._closed.set()
         if self._group is not None:
             self._group.close()
             if dist.is_initialized():

@@ -13,7 +13,7 @@ import json
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import accumulate
@@ -238,13 +238,16 @@ class RankGroup:
         self._loss.copy_(loss)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+            self.check()
         seconds = time.perf_counter() - self._began
         self._figures[self.rank] = torch.tensor([tokens, seconds, ladder[0] or 0, ladder[1]], dtype=torch.float32)
         with self._communicating():
             self._data.reduce(self._bucket, 0, timeout=_WAIT_FOR_SUM).wait()
         if self.rank != 0:
             return loss
-        figures, counts = self._figures.tolist(), self._present.tolist()  # waits for the device
+        with self._communicating():
+            figures, counts = self._figures.tolist(), self._present.tolist()  # waits for the device
+        self.check()  # a sum that was broken off holds anything
         whole = time.perf_counter() - self._began
         self.loads = [RankLoad(int(t), s, max(0.0, whole - s), int(row), int(long)) for t, s, row, long in figures]
         for parameter, gradient, count in zip(self._parameters, self._gradients, counts, strict=True):
@@ -278,6 +281,14 @@ class RankGroup:
                 self._send(END, 0, b"")
             except LostRankError:
                 return
+
+    def abort(self) -> None:
+        """Break off what waits for a rank that is gone: on a GPU it would wait for ever. From any thread."""
+        if self.device.type == "cuda":
+            with suppress(RuntimeError):
+                self._data.abort()
+            with suppress(RuntimeError, ValueError, AttributeError):  # that of the sharded weights, where there is one
+                dist.distributed_c10d._abort_process_group()
 
     def follow(self) -> None:
         """Have the other ranks take part in a forward pass of rank 0's own, which needs their parts of the weights.
@@ -356,6 +367,8 @@ def connect(
         options._devices = [here(hostname="127.0.0.1") if one_machine else found()]
         return library.ProcessGroupGloo(library.PrefixStore(name, store), rank, world, options)
 
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     try:
         control = gloo("control")
         if device.type == "cuda":

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from lora_tui.cli.request import Request
+from lora_tui.cli.run import run
 from lora_tui.engine.runtime.process import STARTED_RANK, torchrun_rank
 from lora_tui.engine.training import launch, rank_worker
 from lora_tui.engine.training.launch import ParallelPlan, RankProcesses, choose_parallel, started_store
@@ -66,6 +68,20 @@ def test_a_process_of_torchruns_knows_it(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torchrun_rank() == (1, 4)
     monkeypatch.setenv(STARTED_RANK, "/somewhere")
     assert torchrun_rank() is None, "a rank that a run has started is not torchrun's"
+
+
+def test_of_the_processes_that_torchrun_starts_one_alone_has_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("lora_tui.cli.run.serve_under_torchrun", lambda: 17)
+    nothing: Any = None
+
+    def status(request: Request) -> int:
+        return run(request, nothing, nothing, nothing, Path("nowhere.db"))
+
+    assert status(Request(run="train")) == 17
+    assert status(Request(resume=3)) == 17
+    assert status(Request(run="generate")) == 0, "rank 0 does it"
 
 
 def started(monkeypatch: pytest.MonkeyPatch, script: str) -> RankProcesses:
