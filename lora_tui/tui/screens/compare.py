@@ -133,17 +133,18 @@ class Comparison(Container):
             if row is not None
         ]
         found, same = differences(settings)
-        names = " against ".join(str(view.run.id) for view in self._views)
-        set_title(self.query_one("#compare-settings-box"), f"{names}: what is set differently")
+        title = " against ".join(str(view.run.id) for view in self._views)
+        set_title(self.query_one("#compare-settings-box"), f"{title}: what is set differently")
         if not found:
             return Content.styled("Nothing: these runs had the same settings.", DIM)
         room = max(40, self.query_one("#compare-settings-box").content_size.width)
-        width = max(8, (room - _KEY) // len(self._views))
+        names = min(_KEY, max(10, room - 8 * len(self._views)))
+        width = max(8, (room - names) // len(self._views))
         head = [(f"{self._title_of(n):<{width}}", f"bold {_COLOURS[n]}") for n in range(len(self._views))]
-        lines = [styled(" " * _KEY, *head)]
+        lines = [styled(" " * names, *head)]
         for key, values in found:
             shown = [safe_line(value, width - 1).plain.ljust(width) for value in values]
-            lines.append(styled((one_line(key, _KEY - 1).ljust(_KEY), DIM), *shown))
+            lines.append(styled((one_line(key, names - 1).ljust(names), DIM), *shown))
         lines.append(Content.styled(f"({same:,} more are the same)", DIM))
         return Content("\n").join(lines)
 
