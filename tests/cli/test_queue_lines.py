@@ -63,6 +63,6 @@ def test_a_signal_leaves_the_rest_in_the_queue(program: Program) -> None:
 def test_modes_that_ask_something_are_refused(program: Program) -> None:
     ended = program.run("", "--run", "chat", "--queue")
     assert ended.status == 2
-    assert "--queue belongs to --run generate, train, evaluate, export or quickstart, not to --run chat." in ended.err
+    assert "--queue belongs to --run generate, train, probe, evaluate, export or quickstart, not to" in ended.err
     ended = program.run("", "--run", "train", "--resume", "3", "--queue")
     assert "--queue adds a new run" in ended.err

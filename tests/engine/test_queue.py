@@ -14,6 +14,7 @@ from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.engine.runtime import queue as worker_module
 from lora_tui.engine.runtime.context import RunContext, Stopped
+from lora_tui.engine.runtime.device_lock import DeviceLock, lock_device
 from lora_tui.engine.runtime.engine import Engine, Outcome
 from lora_tui.engine.runtime.queue import BegunRun, QueueWorker, add_to_queue, device_for, stop_and_go_on_later
 from lora_tui.errors import LoraTuiError, UsageError
@@ -172,6 +173,22 @@ def test_runs_are_spread_over_the_devices_of_a_machine(monkeypatch: pytest.Monke
     assert device_for(entry(), "auto", [queue.ALL_DEVICES]) is None
     assert device_for(entry(mode="generate"), "auto", [None]) == ""
     assert device_for(entry(mode="generate", writer="builtin"), "auto", ["cuda:0"]) == "cuda:1"
+
+
+def test_a_gpu_that_another_store_trains_on_is_waited_for(
+    engine_harness: EngineHarness, jobs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def train(ctx: RunContext) -> dict[str, Any]:
+        return {}
+
+    jobs["train"] = train
+    monkeypatch.setattr(worker_module, "devices_here", lambda: ("cuda:0", "cuda:1"))
+    add(engine_harness, fine_tuning__device="cuda:1")
+    lock = lock_device("cuda:1", "run 9 of another store")
+    assert isinstance(lock, DeviceLock)
+    assert begin_next(engine_harness.engine) is None
+    lock.release()
+    assert [one.state for one in work(engine_harness.engine)] == ["finished"]
 
 
 def test_the_order_can_be_changed_and_runs_taken_out(engine_harness: EngineHarness, jobs: dict[str, Any]) -> None:

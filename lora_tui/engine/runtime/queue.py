@@ -22,6 +22,7 @@ from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
 from lora_tui.engine.jobs.quickstart_settings import quickstart_settings
+from lora_tui.engine.runtime.device_lock import lock_device
 from lora_tui.engine.runtime.engine import Engine, Outcome
 from lora_tui.engine.runtime.resume import require_run, stored_settings
 from lora_tui.errors import LoraTuiError, UsageError
@@ -174,6 +175,18 @@ def device_for(entry: QueueEntry, wanted: str, busy: Collection[str | None]) -> 
     return next((device for device in choices if not any(queue.in_the_way(taken, device) for taken in busy)), None)
 
 
+def _is_taken_elsewhere(device: str) -> bool:
+    """Whether a run of another store trains on a GPU that this one is to have: it would be refused, so it waits."""
+    names = devices_here() if device == queue.ALL_DEVICES else (device,)
+    for name in names:
+        lock = lock_device(name, "the queue, for a moment") if name.startswith("cuda") else None
+        if isinstance(lock, str):
+            return True
+        if lock is not None:
+            lock.release()
+    return False
+
+
 def _full_name(device: str) -> str:
     return "cuda:0" if device == "cuda" else device
 
@@ -203,7 +216,7 @@ class QueueWorker:
                 await queue.give_up(store, entry, problem)
                 continue
             device = device_for(entry, self._device, busy)
-            if device is None:
+            if device is None or await asyncio.to_thread(_is_taken_elsewhere, device):
                 continue
             token = new_token()
             if await queue.take(store, entry, device, token):
