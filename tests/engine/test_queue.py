@@ -318,6 +318,10 @@ def test_a_run_begun_in_another_folder_finds_its_files(
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     work(engine_harness.engine)
+    assert worker_module._rebased_options({"adapter": "run-3", "train_data_file": "hf:a/b:c"}, tmp_path) == {
+        "adapter": "run-3",
+        "train_data_file": "hf:a/b:c",
+    }
     here = ("pairs.txt", "checkpoints", "org/model")
     assert found == [here, (str(tmp_path / "pairs.txt"), str(tmp_path / "checkpoints"), "org/model")]
 

@@ -270,7 +270,9 @@ def _rebased_options(options: Mapping[str, Any], folder: Path) -> dict[str, Any]
     changed = {
         name: str(folder / value)
         for name in _PATH_OPTIONS
-        if isinstance(value := options.get(name), str) and not value.startswith("hf:")
+        if isinstance(value := options.get(name), str)
+        and not value.startswith("hf:")
+        and (name != "adapter" or (folder / value).exists())  # else it is a run's: run-3
     }
     return {**options, **changed}
 
