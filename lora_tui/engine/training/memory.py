@@ -97,6 +97,8 @@ def apply_plan(plan: MemoryPlan, gradient_step: GradientStep) -> str | None:
     ladder.begin_at(replace(ladder.current, graphs=False, recompute_all=recomputation.every == 1))
     if not gradient_step.fast.uses_kernels or gradient_step.device.type != "cuda":
         return None
+    if gradient_step.objective is not None:
+        return "CUDA graphs are not used: they add up label losses, and a preference's loss takes whole answers."
     if recomputation.every:
         return (
             "CUDA graphs are not used, which make a small model's steps more than twice as fast: layers are computed "
