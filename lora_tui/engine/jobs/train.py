@@ -26,15 +26,20 @@ from lora_tui.engine.data.holdout import question_digest, questions_fingerprint
 from lora_tui.engine.data.knowledge import keep_knowledge
 from lora_tui.engine.data.read import ReadResult
 from lora_tui.engine.evaluation.held_out import documents_by_question, held_out_order, write_held_out
-from lora_tui.engine.evaluation.own_prompts import (
-    template_renderer,
-)
+from lora_tui.engine.evaluation.own_prompts import template_renderer
 from lora_tui.engine.evaluation.prompts import TestPrompt, fixed_replies
 from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.inference.fast_model import forget
 from lora_tui.engine.jobs.evaluate import emit_evaluation
 from lora_tui.engine.jobs.train_place import RankMonitor, run_folder, settled, started_ranks, take_devices
-from lora_tui.engine.jobs.training_data import as_asked, keep_preferences, plan_warnings, prompts_to_ask, tokenised
+from lora_tui.engine.jobs.training_data import (
+    as_asked,
+    keep_preferences,
+    plan_warnings,
+    preference_rank,
+    prompts_to_ask,
+    tokenised,
+)
 from lora_tui.engine.models.adapter_source import ADAPTER_METADATA, AdapterSource, base_began_as
 from lora_tui.engine.models.adapters import begin_as
 from lora_tui.engine.models.base_location import base_facts
@@ -336,7 +341,9 @@ class _TrainingRun:
         self.evaluation = found = self._score(step, "tuned", self.held_out_loss)
         base_score, wanted = self.base_result or (-math.inf, found.controls)
         below = base_score < self.ctx.settings.fine_tuning.training.target_score
-        return Verdict(found.score, found.overall, below and found.controls_kept >= wanted)
+        judges = self.ctx.settings.fine_tuning.method != "sft"
+        rank = preference_rank(step, found, self.held_out_loss) if judges else found.overall
+        return Verdict(found.score, rank, below and found.controls_kept >= wanted)
 
     def _score(self, step: int, name: str, held_out_loss: float | None) -> EvaluationResult:
         """Let the model as it is answer the test prompts, and emit the evaluation as `name`'s."""

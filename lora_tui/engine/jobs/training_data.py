@@ -11,6 +11,7 @@ from lora_tui.engine.data.read import ReadResult, judgements_file
 from lora_tui.engine.evaluation.held_out import held_out_order
 from lora_tui.engine.evaluation.own_prompts import TEST_PROMPTS, RenderPrompt, asks_own_questions, own_prompts
 from lora_tui.engine.evaluation.prompts import TestPrompt, resolve_prompts
+from lora_tui.engine.evaluation.scoring import EvaluationResult
 from lora_tui.engine.inference.token_choice import configured_stop_ids
 from lora_tui.engine.models.base_model import BaseModel
 from lora_tui.engine.models.loaded_checks import known_tokens, position_limit
@@ -78,6 +79,17 @@ def as_asked(choices: Sequence[Choice], prompts: Sequence[TestPrompt]) -> list[C
     """Return the choices with the prompts that are asked: those chosen before did not know what would be held out."""
     asked = [prompt.prompt for prompt in prompts]
     return [replace(choice, value=asked) if choice.key == TEST_PROMPTS else choice for choice in choices]
+
+
+def preference_rank(step: int, found: EvaluationResult, held_out_loss: float | None) -> float:
+    """Return what decides which adapter of a run on preferences is the best: the greater, the better.
+
+    First how many controls it keeps. Then the loss on preferences that were held out; where none were, how long it has
+    learned: the answers to test prompts stay as they are long after preferences have begun to move, and ranked by those
+    the first step would be kept.
+    """
+    lost = found.controls - found.controls_kept
+    return (float(step) if held_out_loss is None else -held_out_loss) - 1e6 * lost
 
 
 def plan_warnings(

@@ -114,7 +114,12 @@ class TrainingView:
 
     @property
     def best(self) -> Evaluation | None:
-        """The evaluation with the highest mean over answers and controls, the first of equals."""
+        """The evaluation with the highest mean over answers and controls, the first of equals.
+
+        Of preference training the newest: answers to test prompts do not tell how much is preferred.
+        """
+        if self.judges:
+            return self.evaluations[-1] if self.evaluations else None
         return max(self.evaluations, key=lambda e: (e.rank, -e.step), default=None)
 
     def people(self, evaluation: Evaluation) -> Estimate | None:

@@ -68,6 +68,7 @@ def test_preferences_are_learned_and_reported(place: EngineHarness, method: str)
     assert last["reward_accuracy"] > 0.7
     assert last["chosen_reward"] > last["rejected_reward"]
     assert place.events(run_id, "evaluation")[-1].payload["model"] == "tuned"
+    assert outcome.result["best_step"] == last["step"], "not the first, though no answer to a test prompt is better"
     assert (Path(outcome.result["adapter"]) / WEIGHTS).is_file()
 
 
