@@ -279,6 +279,7 @@ class _TrainingRun:
         ranks: Ranks = OneRank()
         if self.processes is not None:
             hooks = replace(hooks, on_ranks=RankMonitor(self.ctx.emit, self.processes.plan).add)
+            self.ctx.emit("progress", phase="waiting for the other ranks to load the model", done=0, total=0)
             ranks = self.processes.connect(self.model, self.ctx.raise_if_stopping)
         tuning = self.ctx.settings.fine_tuning
         if self.ctx.resumed and (name := base_began_as(folder, tuning.model_name)) is not None:

@@ -252,11 +252,12 @@ class RankProcesses:
     def close(self) -> None:
         """End the other ranks: they are told, and ended where they do not listen."""
         self._closed.set()
+        listening = self._group is not None and self.lost() is None
         if self._group is not None:
             self._group.close()
             if dist.is_initialized():
                 dist.destroy_process_group()
-        deadline = time.monotonic() + (_SECONDS_TO_END if self._group is not None else 0.0)
+        deadline = time.monotonic() + (_SECONDS_TO_END if listening else 0.0)  # who waits for a lost one hears nothing
         for process in self._processes:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
