@@ -17,6 +17,7 @@ from typing import Any, TextIO, TypeVar
 
 from lora_tui.cli.rate_keys import BAD, GOOD, HINT, AnswerKeys, answer_keys
 from lora_tui.cli.request import Request
+from lora_tui.engine.review.preferences import count_said
 from lora_tui.engine.review.queued_ratings import (
     agreement_so_far,
     next_to_rate,
@@ -85,6 +86,8 @@ class Learned:
     agreement: ScoreAgreement
     before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
+    preferences: int = 0
+    """Preferences that all that was said in the store makes, this sitting's ratings among it."""
 
 
 class _Sitting:
@@ -167,6 +170,7 @@ class _Sitting:
             agreement,
             self._before or {},
             self._after,
+            self._call(count_said(self._engine.open_store, {}))[0],
         )
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
@@ -304,6 +308,7 @@ class _JsonOutput(_Output):
             "agreement": learned.agreement.as_json(),
             "weights_before": dict(learned.before),
             "weights": dict(learned.after),
+            "preferences": learned.preferences,
         }
         state = "interrupted" if status else "finished"
         self._out.write(done_line(self._queue.run_id, time.time(), state, status, result, None) + "\n")
@@ -371,4 +376,8 @@ def _learned_lines(learned: Learned, queue: RatingQueue) -> list[str]:
         f"In all {count(totals.rated, 'rating')} of {queue.noun}s: {totals.good} good, {totals.bad} bad,"
         f" {totals.audit} of them drawn at random; {totals.left:,} left in run {queue.run_id}."
     )
-    return [*lines, f"How well the score agrees with them: {agreement_text(learned.agreement)}."]
+    lines.append(f"How well the score agrees with them: {agreement_text(learned.agreement)}.")
+    if learned.preferences:
+        said = count(learned.preferences, "preference")
+        lines.append(f"What was said so far makes {said}: lora-tui --run train --method dpo learns from it.")
+    return lines

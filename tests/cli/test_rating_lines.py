@@ -106,6 +106,13 @@ def test_json_has_an_item_before_and_a_rating_after(engine: Engine, monkeypatch:
     assert result["weights"] != result["weights_before"]
 
 
+def test_the_end_says_what_can_be_learned_from_what_was_said(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, out = rated(engine, monkeypatch, "g\n", what="answers")
+    assert "--method dpo" not in out, "an answer that is good is better than none that is known"
+    _, out = rated(engine, monkeypatch, "b\n", what="answers")
+    assert out.endswith("What was said so far makes 1 preference: lora-tui --run train --method dpo learns from it.\n")
+
+
 def test_when_nothing_is_left_it_ends(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     status, out = rated(engine, monkeypatch, "g\n" * 9, what="answers")
     assert (status, out.count(" good · the score")) == (0, 3)
