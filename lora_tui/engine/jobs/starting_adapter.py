@@ -40,7 +40,8 @@ async def starting_adapter(ctx: RunContext, *, said: bool) -> AdapterSource | No
             return None
     source = await _named(ctx) if _is_named(ctx) else await _newest(ctx) if said else None
     kept = "" if source is None else str(source.folder.absolute())
-    await runs.set_options(ctx.store, ctx.run_id, {**ctx.options, BEGINS_WITH: kept})
+    run = await runs.get(ctx.store, ctx.run_id)  # its options may have been added to since it began
+    await runs.set_options(ctx.store, ctx.run_id, {**(ctx.options if run is None else run.options), BEGINS_WITH: kept})
     return source
 
 
