@@ -167,3 +167,177 @@ static void heads_of_tokens(int thread, int threads, void *what) {
 
 /* Heads of tokens, in the other order and precision, each turned by its position's angles on the way. */
 void turn_heads(Heads *heads, int threads) { run_on(threads, heads_of_tokens, heads); }
+
+/* ---- LoRA beside a frozen product ---- */
+
+#define MOST_INPUTS 3 /* low-rank products whose gradients reach one input */
+#define TOKENS 4      /* tokens whose sums are added at once */
+
+typedef struct { /* activations (tokens, size) of a precision; of them LoRA does not see the flat positions `dropped` */
+    const void *values;
+    const int64_t *dropped; /* ascending */
+    int64_t drops, size, kind;
+} Seen;
+
+typedef struct {
+    Seen x;
+    const float *matrix;    /* (ranks, size of x) */
+    float *low;             /* (tokens, ranks), the lines `stride` apart */
+    float *sums;            /* (ranks, size of x) */
+    const float *low_other; /* (tokens, ranks), the lines `other_stride` apart, in the place of `low` for sums */
+    int64_t tokens, ranks, stride, other_stride;
+    float scale;
+} Down;
+
+/* The first position that is dropped from here on. */
+INLINE int64_t next_drop(const Seen *x, int64_t flat) {
+    int64_t from = 0, to = x->drops;
+    while (from < to) {
+        const int64_t middle = (from + to) / 2;
+        if (x->dropped[middle] < flat) from = middle + 1;
+        else to = middle;
+    }
+    return from;
+}
+
+/* Columns `first` to `end` of a token's activations as float32, zeros where they are dropped. */
+INLINE void see(const Seen *x, int64_t token, int64_t *drop, size_t first, size_t end, float *row, int kind) {
+    const size_t at = token * x->size;
+    for (size_t i = first; i < end; i += LANES) store(row + i, load_kind(x->values, at + i, kind));
+    for (; *drop < x->drops && x->dropped[*drop] < (int64_t)(at + x->size); ++*drop) {
+        const size_t i = x->dropped[*drop] - at;
+        if (i >= first && i < end) row[i] = 0.0f;
+    }
+}
+
+/* Columns `first` to `end` of a few tokens from `token` on, with zeros for those after the last; how many there are. */
+INLINE int64_t see_some(const Seen *x, int64_t token, int64_t to, int64_t *drop, size_t first, size_t end, float *rows,
+                        int kind) {
+    const int64_t count = to - token < TOKENS ? to - token : TOKENS;
+    for (int64_t t = 0; t < count; t++) see(x, token + t, drop, first, end, rows + t * x->size, kind);
+    for (int64_t t = count; t < TOKENS; t++) memset(rows + t * x->size + first, 0, (end - first) * sizeof(float));
+    return count;
+}
+
+static void down_of_kind(const Down *down, int64_t from, int64_t to, int kind) {
+    const size_t size = down->x.size;
+    float rows[TOKENS * size];
+    int64_t drop = next_drop(&down->x, from * (int64_t)size);
+    for (int64_t token = from; token < to; token += TOKENS) {
+        const int64_t count = see_some(&down->x, token, to, &drop, 0, size, rows, kind);
+        for (int64_t k = 0; k < down->ranks; k += 4) {
+            const int64_t left = down->ranks - k;
+            Vector sums[TOKENS][4] = {0};
+            const float *matrix[4];
+            for (int64_t j = 0; j < 4; j++) matrix[j] = down->matrix + (k + (j < left ? j : 0)) * size;
+            for (size_t i = 0; i < size; i += LANES) {
+                Vector own[4];
+                UNROLL for (int j = 0; j < 4; j++) own[j] = load(matrix[j] + i);
+                UNROLL for (int t = 0; t < TOKENS; t++) {
+                    const Vector x = load(rows + t * size + i);
+                    UNROLL for (int j = 0; j < 4; j++) sums[t][j] += x * own[j];
+                }
+            }
+            UNROLL for (int t = 0; t < TOKENS; t++) {
+                float four[4];
+                sums_of_four(sums[t][0], sums[t][1], sums[t][2], sums[t][3], four);
+                for (int64_t j = 0; t < count && j < 4 && j < left; j++)
+                    down->low[(token + t) * down->stride + k + j] = four[j] * down->scale;
+            }
+        }
+    }
+}
+
+/* Add `low` (tokens, ranks), transposed, times the activations, for columns `first` to `end`. */
+static void sums_of_kind(const Down *down, size_t first, size_t end, int kind) {
+    const size_t size = down->x.size;
+    float rows[TOKENS * size];
+    int64_t drop = 0;
+    for (int64_t k = 0; k < down->ranks; k++) memset(down->sums + k * size + first, 0, (end - first) * sizeof(float));
+    for (int64_t token = 0; token < down->tokens; token += TOKENS) {
+        const int64_t count = see_some(&down->x, token, down->tokens, &drop, first, end, rows, kind);
+        for (int64_t k = 0; k < down->ranks; k++) {
+            float *sums = down->sums + k * size, low[TOKENS] = {0};
+            for (int64_t t = 0; t < count; t++) low[t] = down->low_other[(token + t) * down->other_stride + k];
+            for (size_t i = first; i < end; i += LANES) {
+                Vector sum = load(sums + i);
+                UNROLL for (int t = 0; t < TOKENS; t++) sum += low[t] * load(rows + t * size + i);
+                store(sums + i, sum);
+            }
+        }
+    }
+}
+
+static void down_of_tokens(int thread, int threads, void *what) {
+    const Down *down = what;
+    const int64_t from = first_row(down->tokens, thread, threads), to = first_row(down->tokens, thread + 1, threads);
+    if (down->x.kind == BFLOAT16) down_of_kind(down, from, to, BFLOAT16);
+    else down_of_kind(down, from, to, FLOAT32);
+}
+
+static void sums_of_columns(int thread, int threads, void *what) {
+    const Down *down = what;
+    const size_t first = share(down->x.size, thread, threads), end = share(down->x.size, thread + 1, threads);
+    if (down->x.kind == BFLOAT16) sums_of_kind(down, first, end, BFLOAT16);
+    else sums_of_kind(down, first, end, FLOAT32);
+}
+
+/* low = scale · seen(x) · matrixᵀ */
+void low_rank_down(Down *down, int threads) { run_on(threads, down_of_tokens, down); }
+
+/* sums = low_otherᵀ · seen(x) */
+void low_rank_sums(Down *down, int threads) { run_on(threads, sums_of_columns, down); }
+
+typedef struct {
+    const float *low[MOST_INPUTS], *matrix[MOST_INPUTS]; /* (tokens, ranks), (ranks, size) */
+    Seen seen[MOST_INPUTS];                              /* what of the result is dropped; without values */
+    int64_t ranks[MOST_INPUTS], stride[MOST_INPUTS];
+    const void *bias; /* (size) or NULL */
+    void *y;          /* (tokens, size) */
+    int64_t products, tokens, size, kind;
+} Up;
+
+static void up_of_kind(const Up *up, int64_t from, int64_t to, int kind) {
+    const size_t size = up->size;
+    float totals[TOKENS * size], rows[TOKENS * size];
+    int64_t drop[MOST_INPUTS];
+    for (int64_t p = 0; p < up->products; p++) drop[p] = next_drop(&up->seen[p], from * (int64_t)size);
+    for (int64_t token = from; token < to; token += TOKENS) {
+        const int64_t count = to - token < TOKENS ? to - token : TOKENS;
+        for (size_t i = 0; i < TOKENS * size; i += LANES)
+            store(totals + i, up->bias ? load_kind(up->bias, i % size, kind) : (Vector){0});
+        for (int64_t p = 0; p < up->products; p++) {
+            const Seen *seen = &up->seen[p];
+            const float *low[TOKENS], *matrix = up->matrix[p];
+            for (int64_t t = 0; t < TOKENS; t++) low[t] = up->low[p] + (token + (t < count ? t : 0)) * up->stride[p];
+            for (size_t i = 0; i < size; i += 2 * LANES) {
+                const size_t next = i + LANES < size ? LANES : 0; /* of an odd number the last is computed twice */
+                Vector sums[TOKENS][2] = {0};
+                for (int64_t k = 0; k < up->ranks[p]; k++) {
+                    const Vector a = load(matrix + k * size + i), b = load(matrix + k * size + i + next);
+                    UNROLL for (int t = 0; t < TOKENS; t++) sums[t][0] += low[t][k] * a, sums[t][1] += low[t][k] * b;
+                }
+                UNROLL for (int t = 0; t < TOKENS; t++) {
+                    store(rows + t * size + i, sums[t][0]);
+                    store(rows + t * size + i + next, sums[t][1]);
+                }
+            }
+            for (int64_t t = 0; t < count; t++)
+                for (const int64_t end = (token + t + 1) * (int64_t)size;
+                     drop[p] < seen->drops && seen->dropped[drop[p]] < end; drop[p]++)
+                    rows[seen->dropped[drop[p]] - token * (int64_t)size] = 0.0f;
+            for (size_t i = 0; i < TOKENS * size; i += LANES) store(totals + i, load(totals + i) + load(rows + i));
+        }
+        for (size_t i = 0; i < count * size; i += LANES) store_kind(up->y, token * size + i, load(totals + i), kind);
+    }
+}
+
+static void up_of_tokens(int thread, int threads, void *what) {
+    const Up *up = what;
+    const int64_t from = first_row(up->tokens, thread, threads), to = first_row(up->tokens, thread + 1, threads);
+    if (up->kind == BFLOAT16) up_of_kind(up, from, to, BFLOAT16);
+    else up_of_kind(up, from, to, FLOAT32);
+}
+
+/* y = bias + the sum of low · matrix, of each product without what is dropped. */
+void low_rank_up(Up *up, int threads) { run_on(threads, up_of_tokens, up); }

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from lora_tui.engine.training.fast import compiled_ops, cpu_ops
 from lora_tui.engine.training.fast.cpu_ops import HeadLayout
+from lora_tui.engine.training.fast.dropout import StoredMask
+from lora_tui.engine.training.fast.linear import LoraLinearSpec, are_compiled, lora_linears
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -90,3 +93,48 @@ def test_gradients_of_another_form_are_read(monkeypatch: pytest.MonkeyPatch) -> 
     (expanded,) = torch.autograd.grad(y.sum(), x, retain_graph=True)  # the gradient of a sum has no memory of its own
     (plain,) = torch.autograd.grad(y, x, torch.ones_like(y))
     assert torch.equal(expanded, plain)
+
+
+def linears(dtype: torch.dtype, rank: int, *, drops: bool) -> tuple[Tensor, list[LoraLinearSpec]]:
+    """An input and three layers that share it: with a bias and drops of its own, without an adapter, and plain."""
+    x = random(13, 64, dtype=dtype)
+    specs = []
+    for number, out in enumerate((96, 32, 48)):
+        draws = random(x.numel(), seed=20 + number)
+        mask = StoredMask((draws > 1.5).nonzero().flatten()) if drops else None
+        weight = random(out, 64, dtype=dtype, seed=number) * 0.2
+        bias = random(out, dtype=dtype, seed=5) if number == 0 else None
+        lora_a, lora_b = random(rank, 64, seed=6 + number) * 0.2, random(out, rank, seed=9 + number) * 0.2
+        adapter = (lora_a, lora_b) if number != 1 else (None, None)
+        specs.append(LoraLinearSpec(weight, bias, *adapter, 1.5, mask if number != 1 else None))
+    return x, specs
+
+
+@pytest.mark.parametrize("drops", [False, True], ids=["whole", "dropout"])
+@pytest.mark.parametrize("rank", [1, 6, 16, 64])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lora(dtype: torch.dtype, rank: int, drops: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, specs = linears(dtype, rank, drops=drops)
+    trained = [matrix for spec in specs for matrix in spec.trained]
+
+    def outputs(one: Tensor, *matrices: Tensor) -> Tensor:
+        rest = iter(matrices)
+        given = [spec if spec.lora_a is None else replace(spec, lora_a=next(rest), lora_b=next(rest)) for spec in specs]
+        return torch.cat(lora_linears(one, given), dim=1)
+
+    assert_alike(outputs, [x, *trained], monkeypatch)
+
+
+def test_lora_of_other_precisions_and_masks_is_left_to_torch() -> None:
+    x, (spec, _, plain) = linears(torch.bfloat16, 4, drops=True)
+    assert are_compiled(x, [spec, plain])
+    assert spec.lora_a is not None
+    assert spec.lora_b is not None
+    half = replace(spec, lora_a=spec.lora_a.bfloat16(), lora_b=spec.lora_b.bfloat16())
+    masked = replace(spec, mask=StoredMask(torch.zeros(13, 64, dtype=torch.bool)))
+    odd = replace(spec, weight=spec.weight[:95], lora_b=spec.lora_b[:95])
+    copied = replace(spec, compute_copies=(spec.lora_a.bfloat16(), spec.lora_b.bfloat16()))
+    for other in (half, masked, odd, copied):
+        assert not are_compiled(x, [plain, other])
+    assert not are_compiled(x.double(), [plain])
+    assert not are_compiled(x, [plain] * 4)

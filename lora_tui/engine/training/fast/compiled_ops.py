@@ -6,6 +6,7 @@ it, than on matrix products. The code is ``training.c`` in `engine/compiled`, wh
 """
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -14,7 +15,14 @@ from torch import Tensor
 from lora_tui.engine.compiled.library import TRAINING, load_library
 
 _KINDS = {torch.float32: 0, torch.bfloat16: 1}
-_LANES = 16
+LANES = 16
+
+MOST_PRODUCTS = 3
+"""Low-rank products that `low_rank_up` adds at most."""
+
+MOST_SIZE = 16384
+"""Numbers that a token's line has at most in low-rank products: a few lines lie on a thread's stack."""
+
 _Address, _Count, _Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -33,6 +41,32 @@ class _Gate(ctypes.Structure):
     )
 
 
+class _Seen(ctypes.Structure):
+    _fields_ = (
+        *((name, _Address) for name in ("values", "dropped")),
+        *((name, _Count) for name in ("drops", "size", "kind")),
+    )
+
+
+class _Down(ctypes.Structure):
+    _fields_ = (
+        ("x", _Seen),
+        *((name, _Address) for name in ("matrix", "low", "sums", "low_other")),
+        *((name, _Count) for name in ("tokens", "ranks", "stride", "other_stride")),
+        ("scale", _Float),
+    )
+
+
+class _Up(ctypes.Structure):
+    _fields_ = (
+        *((name, _Address * MOST_PRODUCTS) for name in ("low", "matrix")),
+        ("seen", _Seen * MOST_PRODUCTS),
+        *((name, _Count * MOST_PRODUCTS) for name in ("ranks", "stride")),
+        *((name, _Address) for name in ("bias", "y")),
+        *((name, _Count) for name in ("products", "tokens", "size", "kind")),
+    )
+
+
 class _Heads(ctypes.Structure):
     _fields_ = (
         *((name, _Address) for name in ("x", "y", "cosines", "sines")),
@@ -46,7 +80,7 @@ def _library() -> ctypes.CDLL | None:
     return None if isinstance(found, str) else found
 
 
-def usable(*tensors: Tensor, multiple: int = _LANES) -> bool:
+def usable(*tensors: Tensor, multiple: int = LANES) -> bool:
     """Whether compiled code takes these: float32 or bfloat16 on the CPU, without gaps, last size a multiple."""
     return (
         all(
@@ -137,6 +171,54 @@ def _turn(x: Tensor, y: Tensor, cos: Tensor | None, sin: Tensor | None, tokens: 
         group=group, width=width, x_kind=_KINDS[x.dtype], y_kind=_KINDS[y.dtype], to_heads=to_heads,
     )  # fmt: skip
     _call("turn_heads", heads)
+
+
+def low_rank_down(x: Tensor, dropped: Tensor | None, matrix: Tensor, scale: float, low: Tensor) -> None:
+    """Write ``scale · seen(x) · matrixᵀ`` into `low` ``(T, ranks)``, float32, whose lines may have gaps between them.
+
+    `x` is ``(T, size)``, of which the flat positions `dropped`, int64 and ascending, count as zeros; `matrix` is
+    ``(ranks, size)``, float32.
+    """
+    ranks = matrix.shape[0]
+    down = _Down(x=_seen(x, dropped), matrix=matrix.data_ptr(), low=low.data_ptr(), tokens=len(x), ranks=ranks)
+    down.stride, down.scale = low.stride(0), scale
+    _call("low_rank_down", down)
+
+
+def low_rank_sums(x: Tensor, dropped: Tensor | None, low: Tensor) -> Tensor:
+    """``lowᵀ · seen(x)``, float32 ``(ranks, size)``, for `low` ``(T, ranks)`` and the `x` of `low_rank_down`."""
+    sums = torch.empty(low.shape[1], x.shape[1])
+    down = _Down(x=_seen(x, dropped), sums=sums.data_ptr(), low_other=low.data_ptr(), tokens=len(x), ranks=len(sums))
+    down.other_stride = low.stride(0)
+    _call("low_rank_sums", down)
+    return sums
+
+
+def low_rank_up(
+    products: Sequence[tuple[Tensor, Tensor, Tensor | None]], dtype: torch.dtype, bias: Tensor | None = None
+) -> Tensor:
+    """The sum of ``low · matrix`` of some products, with zeros where each has `dropped`, and of a bias in `dtype`.
+
+    A product is low ``(T, ranks)``, matrix ``(ranks, size)``, both float32, and flat positions, or None. Returns
+    ``(T, size)`` in `dtype`, rounded once.
+    """
+    tokens, size = products[0][0].shape[0], products[0][1].shape[1]
+    y = torch.empty(tokens, size, dtype=dtype)
+    up = _Up(y=y.data_ptr(), products=len(products), tokens=tokens, size=size, kind=_KINDS[dtype])
+    up.bias = None if bias is None else bias.data_ptr()
+    for place, (low, matrix, dropped) in enumerate(products):
+        up.low[place], up.matrix[place] = low.data_ptr(), matrix.data_ptr()
+        up.ranks[place], up.stride[place] = matrix.shape[0], low.stride(0)
+        up.seen[place] = _seen(y, dropped)
+    _call("low_rank_up", up)
+    return y
+
+
+def _seen(x: Tensor, dropped: Tensor | None) -> _Seen:
+    seen = _Seen(values=x.data_ptr(), size=x.shape[1], kind=_KINDS[x.dtype])
+    if dropped is not None:
+        seen.dropped, seen.drops = dropped.data_ptr(), len(dropped)
+    return seen
 
 
 def _call(name: str, what: ctypes.Structure) -> None:

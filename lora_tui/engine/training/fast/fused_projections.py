@@ -192,7 +192,7 @@ class _FeedForward(torch.autograd.Function):
         grad_xa, grads_of_first = first.backward(x, [grad_both])
         grad_x = None
         if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
-            grad_x = add_products(first.input_gradient(grad_xa), [grad_both], [gate_and_up_weight])
+            grad_x = add_products(first.input_gradient(x, grad_xa), [grad_both], [gate_and_up_weight])
         return grad_x, None, *grads_of_first, *grads_of_down
 
 

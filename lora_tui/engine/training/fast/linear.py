@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
-from lora_tui.engine.training.fast import gpu_ops
-from lora_tui.engine.training.fast.dropout import DropoutMask, SeededMask
+from lora_tui.engine.training.fast import compiled_ops, gpu_ops
+from lora_tui.engine.training.fast.dropout import DropoutMask, SeededMask, StoredMask
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +101,12 @@ class LoraActivations:
         slices = [slice(start, end) for start, end in pairwise(ends)]
         all_a = pairs[0][0] if len(pairs) == 1 else torch.cat([a for a, _ in pairs])
         activations = cls(layers, slices, all_a, [b for _, b in pairs], all_a.new_empty(len(x), ends[-1]))
+        compiled = are_compiled(x, layers)
         for group, part in activations._groups():
             xa, first = activations.xa[:, part], group[0]
-            if (mask := first.kernel_mask) is not None:
+            if compiled:
+                compiled_ops.low_rank_down(x, _dropped(first), all_a[part], first.scale, xa)
+            elif (mask := first.kernel_mask) is not None:
                 gpu_ops.low_rank_kernels().dropout_xa_(
                     xa, x, all_a[part], _stacked_seeds(group), mask.rate, first.scale
                 )
@@ -114,8 +117,13 @@ class LoraActivations:
     def outputs(self, x: Tensor) -> list[Tensor]:
         """The layers' outputs ``(T, out)``: the frozen products added onto the low-rank ones."""
         ys = []
+        compiled = are_compiled(x, self.layers)
         for layer, part, b in zip(self.layers, self.slices, self.b, strict=True):
             xa = self.xa[:, part]
+            if compiled:
+                y = compiled_ops.low_rank_up([(xa, b.T.contiguous(), None)], x.dtype, layer.bias)
+                ys.append(y.addmm_(x, layer.weight.T))
+                continue
             y = xa @ b.T if layer.bias is None else torch.addmm(layer.bias.to(xa.dtype), xa, b.T)
             ys.append(y.to(x.dtype).addmm_(x, layer.weight.T))
         return ys
@@ -124,14 +132,22 @@ class LoraActivations:
         """The gradients of ``drop(x) Aᵀ``, of all layers, and of the trained matrices, A and B of each in turn."""
         grad_xa = torch.empty_like(self.xa)
         grads_b = []
+        compiled = are_compiled(x, self.layers) and all(grad.dtype == x.dtype for grad in grads)
         for grad, layer, part, b in zip(grads, self.layers, self.slices, self.b, strict=True):
+            if compiled:
+                plain = grad.contiguous()
+                compiled_ops.low_rank_down(plain, None, b.T.contiguous(), layer.scale, grad_xa[:, part])
+                grads_b.append(compiled_ops.low_rank_sums(plain, None, self.xa[:, part]).T.contiguous())
+                continue
             grad_y = grad.to(b.dtype)
             grad_xa[:, part].addmm_(grad_y, b, beta=0.0, alpha=layer.scale)
             grads_b.append(_product(grad_y.T, self.xa[:, part], layer.lora_b))
         grads_a: list[Tensor] = []
         for group, part in self._groups():
             first, grad_part = group[0], grad_xa[:, part]
-            if (mask := first.kernel_mask) is not None:
+            if compiled:
+                grad_a = compiled_ops.low_rank_sums(x, _dropped(first), grad_part)
+            elif (mask := first.kernel_mask) is not None:
                 grad_a = gpu_ops.low_rank_kernels().dropout_grad_a(grad_part, x, _stacked_seeds(group), mask.rate)
                 grad_a = grad_a.to(first.lora_a)
             else:
@@ -141,8 +157,11 @@ class LoraActivations:
         by_layer = map(_member_gradients, self.layers, grads_a, grads_b)
         return grad_xa, [gradient for gradients in by_layer for gradient in gradients]
 
-    def input_gradient(self, grad_xa: Tensor) -> Tensor:
-        """What reaches the input through LoRA, ``(T, in)``."""
+    def input_gradient(self, x: Tensor, grad_xa: Tensor) -> Tensor:
+        """What reaches the input `x` through LoRA, ``(T, in)``, in its precision."""
+        if are_compiled(x, self.layers):
+            products = [(grad_xa[:, part], self.a[part], _dropped(group[0])) for group, part in self._groups()]
+            return compiled_ops.low_rank_up(products, x.dtype)
         total: Tensor | None = None
         for group, part in self._groups():
             first, grad_part, a = group[0], grad_xa[:, part], self.a[part]
@@ -154,7 +173,7 @@ class LoraActivations:
             else:
                 total = first.mask.add_kept(grad_part @ a, total)
         assert total is not None
-        return total
+        return total.to(x.dtype)
 
     def _groups(self) -> Iterator[tuple[Sequence[LoraLinearSpec], slice]]:
         """Layers whose low-rank activations are one product, and their slice: all of them at once, or one by one.
@@ -214,6 +233,26 @@ def _member_gradients(layer: LoraLinearSpec, grad_a: Tensor, grad_b: Tensor) -> 
     return [gradient for member, of_member in pairs for gradient in (grad_a[member.ranks], of_member)]
 
 
+def are_compiled(x: Tensor, layers: Sequence[LoraLinearSpec]) -> bool:
+    """Whether compiled code computes the low-rank products of these layers for an input ``(T, in)``."""
+    return len(layers) <= compiled_ops.MOST_PRODUCTS and all(
+        layer.compute_copies is None
+        and layer.lora_a is not None
+        and layer.lora_b is not None
+        and layer.lora_a.dtype == layer.lora_b.dtype == torch.float32
+        and (layer.mask is None or (isinstance(layer.mask, StoredMask) and layer.mask.index.dtype == torch.int64))
+        and max(layer.weight.shape) <= compiled_ops.MOST_SIZE
+        and layer.weight.shape[0] % compiled_ops.LANES == 0
+        and compiled_ops.usable(x, layer.lora_a)
+        for layer in layers
+    )
+
+
+def _dropped(layer: LoraLinearSpec) -> Tensor | None:
+    """The flat positions that a layer's LoRA does not see of its input."""
+    return layer.mask.index if isinstance(layer.mask, StoredMask) else None
+
+
 def _lora_input(x: Tensor, layer: LoraLinearSpec, dtype: torch.dtype) -> Tensor:
     return x.to(dtype) if layer.mask is None else layer.mask.apply(x, dtype)
 
@@ -264,7 +303,7 @@ class _LoraLinears(torch.autograd.Function):
             activations: LoraActivations = layout.restore(saved)
             grad_xa, trained = activations.backward(x, [grads[place] for place in adapted])
         if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
-            through_lora = activations.input_gradient(grad_xa).to(x.dtype) if adapted else None
+            through_lora = activations.input_gradient(x, grad_xa) if adapted else None
             grad_x = add_products(through_lora, grads, weights)
         return grad_x, None, *trained
 
