@@ -33,7 +33,8 @@ _POLL_SECONDS = 1.0
 def add_run(report: Report, mode: str, settings: Settings, options: Mapping[str, Any], store_path: Path) -> int:
     """Add a run to the queue and say where it stands; returns the exit status."""
     run_id, entries = asyncio.run(_add(mode, settings, options, store_path))
-    place = [entry.run_id for entry in entries].index(run_id) + 1
+    # one that has begun by now, in an app that is open, is no longer among them: it was the first
+    place = next((number for number, entry in enumerate(entries, 1) if entry.run_id == run_id), 1)
     report.run_id = run_id
     if mode == "train":
         file = training_file(settings, options.get("train_data_file"))

@@ -3,12 +3,17 @@
 Small and apart: the app asks it about the settings of stored runs, before pydantic is loaded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 OPENAI_URL = "https://api.openai.com/v1"
 """The address where ``data_generation.base_url`` is empty."""
+
+
+def each_once(urls: Iterable[str]) -> list[str]:
+    """Return addresses in their order, each once: with a slash at the end and without is the same endpoint."""
+    return list(dict.fromkeys(url.rstrip("/") for url in urls))
 
 
 def asked_models(data: Mapping[str, Any]) -> list[tuple[str, str]]:

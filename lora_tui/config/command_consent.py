@@ -19,6 +19,13 @@ from lora_tui.text import one_line
 _FILE = "allowed_commands.json"
 _NOTIFY_FILE = "allowed_endings.json"
 _SHOWN = 4
+_LONGEST = 600
+
+
+def _whole(command: str) -> str:
+    """Return a command as it is asked about: whole, for its end runs as well, and with its line breaks to be seen."""
+    shown = one_line(" ⏎ ".join(command.strip().splitlines()), _LONGEST)
+    return f"{shown} (and {len(command) - _LONGEST:,} more characters)" if len(command) > _LONGEST else shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,7 @@ class CommandQuestion:
     @property
     def text(self) -> str:
         """The question."""
-        shown = "\n".join(f"  {one_line(command, 100)}" for command in self.commands[:_SHOWN])
+        shown = "\n".join(f"  {_whole(command)}" for command in self.commands[:_SHOWN])
         more = f"\n  and {len(self.commands) - _SHOWN} more" if len(self.commands) > _SHOWN else ""
         return f"{one_line(self.file, 100)} names commands that read files:\n{shown}{more}\nRun them?"
 
@@ -66,8 +73,9 @@ class NotifyQuestion:
     @property
     def text(self) -> str:
         """The question."""
-        lines = [f"  it runs {one_line(self.on_finish, 100)}"] if self.on_finish else []
-        token = f", with the value of {self.token_env}" if self.webhook and self.token_env in os.environ else ""
+        lines = [f"  it runs {_whole(self.on_finish)}"] if self.on_finish else []
+        is_sent = self.token_env in os.environ or self.token_env != Notify.model_fields["webhook_token_env"].default
+        token = f", with the value of {self.token_env}" if is_sent else ""  # one that is set later is sent, too
         lines += [f"  it sends a message to {one_line(self.webhook, 100)}{token}"] if self.webhook else []
         shown = "\n".join(lines)
         return f"{one_line(self.file, 100)} has something done when a run ends:\n{shown}\nAllow it?"

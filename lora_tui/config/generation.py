@@ -7,7 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from lora_tui.config.addresses import of_host
+from lora_tui.config.addresses import each_once, of_host
 from lora_tui.config.values import (
     Count,
     EnvironmentName,
@@ -209,17 +209,17 @@ class DataGeneration(Section):
     @property
     def writer_urls(self) -> list[str]:
         """The addresses that write, each once; an empty one is OpenAI's."""
-        return list(dict.fromkeys(self.base_urls)) or [self.base_url]
+        return each_once(self.base_urls or [self.base_url])
 
     @property
     def judge_urls(self) -> list[str]:
         """The addresses that judge, each once: those that write, unless others are named."""
-        return list(dict.fromkeys(self.judge_base_urls)) or self.writer_urls
+        return each_once(self.judge_base_urls) or self.writer_urls
 
     @property
     def urls(self) -> list[str]:
         """All addresses, each once: those that write first."""
-        return list(dict.fromkeys([*self.writer_urls, *self.judge_urls]))
+        return each_once([*self.writer_urls, *self.judge_urls])
 
     @property
     def key_variables(self) -> list[str]:

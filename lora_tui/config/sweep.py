@@ -13,6 +13,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from lora_tui.text import one_line
 
 MOST_RUNS = 200
 """Runs that a sweep may have."""
+
+_MOST_COMBINATIONS = 10 * MOST_RUNS
+"""Combinations that are laid out to see which are the same: a slip of the hand makes millions."""
 
 _SECTION = "fine_tuning."
 _FORM = 'write --sweep "KEY=VALUE,VALUE", such as "fine_tuning.optimizer.lora_lr=1e-4,3e-4", or name a TOML file'
@@ -39,6 +43,12 @@ def read_sweep(specs: Sequence[str]) -> list[dict[str, Any]]:
                 raise UsageError(f"--sweep has {key} twice; give all of its values at once.")
         axes |= found
         listed += points
+    for key in axes:
+        if any(key in point for point in listed):
+            raise UsageError(f"--sweep has {key} in [axes] and in [[points]]; give it in one of them.")
+    number_of = max(1, len(listed)) * prod(len(values) for values in axes.values())
+    if number_of > _MOST_COMBINATIONS:
+        raise UsageError(f"--sweep makes {number_of:,} runs; {MOST_RUNS} are the most. Take fewer values.")
     combinations = [
         {**point, **dict(zip(axes, values, strict=True))}
         for point in listed or [{}]
@@ -64,7 +74,10 @@ def _read_axis(spec: str) -> dict[str, list[Any]]:
         key = ".".join(parse_key(name))
     except ValueError:
         raise UsageError(f"--sweep {one_line(spec, 80)!r}: {_FORM}.") from None
-    return {_known(key, "--sweep"): _values(text)}
+    try:
+        return {_known(key, "--sweep"): _values(text)}
+    except ValueError as problem:
+        raise UsageError(f"--sweep {one_line(spec, 80)!r} {problem}.") from None
 
 
 def _values(text: str) -> list[Any]:
@@ -73,7 +86,7 @@ def _values(text: str) -> list[Any]:
         found = parse_value(f"[{text}]")
         return list(found)
     except ValueError:
-        return [parse_value(part.strip()) for part in text.split(",")]
+        return [parse_value(part) for part in map(str.strip, text.split(",")) if part]
 
 
 def _read_file(path: Path) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:

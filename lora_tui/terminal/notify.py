@@ -117,8 +117,12 @@ def _send(address: str, token_env: str, ending: Ending) -> str:
     url = os.environ.get(address[1:], "").strip() if address.startswith("$") else address
     if not url:
         return f"notify.webhook = {address}: the environment variable is not set, so nothing was sent"
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:  # what a variable holds is checked by nobody before
+        is_address = False
+    if not is_address:
         return f"notify.webhook = {address}: that is no web address, so nothing was sent"
     headers = {"Content-Type": "application/json", "User-Agent": "lora-tui"}
     if token := os.environ.get(token_env, "").strip():
@@ -131,7 +135,7 @@ def _send(address: str, token_env: str, ending: Ending) -> str:
         problem, again = _post(url, headers, body)
         if not again:
             break
-    return f"notify.webhook ({one_line(parts.hostname, 60)}) was not told: {problem}" if problem else ""
+    return f"notify.webhook ({one_line(str(parts.hostname), 60)}) was not told: {problem}" if problem else ""
 
 
 def _post(url: str, headers: dict[str, str], body: bytes) -> tuple[str, bool]:

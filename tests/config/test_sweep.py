@@ -39,6 +39,7 @@ def test_a_file_has_axes_and_points(tmp_path: Path) -> None:
     [
         ("[axis]\na = 1\n", r"a sweep has \[axes\] and \[\[points\]\], not axis"),
         (f"[axes]\n{RATE} = 1e-4\n", "needs a list of values"),
+        (f"[axes]\n{RANK} = [8, 16]\n[[points]]\n{RANK} = 4\n", "give it in one of them"),
         ("axes = 3\n", r"\[axes\] holds keys"),
         ("[axes]\ndata_generation.model = ['a', 'b']\n", "its keys begin with fine_tuning."),
     ],
@@ -56,3 +57,11 @@ def test_too_many_runs_are_refused() -> None:
         read_sweep([f"{RANK}={many}"])
     with pytest.raises(UsageError, match="twice"):
         read_sweep([f"{RANK}=8,16", f"{RANK}=32"])
+    with pytest.raises(UsageError, match="1,000,000,000 runs; 200 are the most"):  # at once, and in no memory
+        read_sweep([f"fine_tuning.{key}={','.join(map(str, range(1000)))}" for key in ("a", "b", "c")])
+
+
+def test_values_that_cannot_be_read_are_said() -> None:
+    with pytest.raises(UsageError, match="close every bracket and quote"):
+        read_sweep([f"{TYPE}=['q_proj,v_proj"])
+    assert read_sweep([f"{RANK}=8,,16"]) == [{RANK: 8}, {RANK: 16}]

@@ -301,15 +301,17 @@ def test_a_run_that_kills_its_process_again_and_again_is_given_up(
 def test_a_run_begun_in_another_folder_finds_its_files(
     engine_harness: EngineHarness, jobs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: list[tuple[str, str, str]] = []
+    found: list[tuple[str, str, str, str]] = []
 
     async def train(ctx: RunContext) -> dict[str, Any]:
         tuning = ctx.settings.fine_tuning
-        found.append((tuning.train_data_file, tuning.training.save_dir, tuning.model_name))
+        save_dir, said = tuning.training.save_dir, tuning.preferences.data_file
+        found.append((tuning.train_data_file, save_dir, tuning.model_name, said))
         return {}
 
     jobs["train"] = train
     changes = {"fine_tuning__train_data_file": "pairs.txt", "fine_tuning__model_name": "org/model"}
+    changes["fine_tuning__preferences__data_file"] = "said.jsonl"
     add(engine_harness, **changes)
     add(engine_harness, **changes)
     begun = begin_next(engine_harness.engine)
@@ -322,8 +324,9 @@ def test_a_run_begun_in_another_folder_finds_its_files(
         "adapter": "run-3",
         "train_data_file": "hf:a/b:c",
     }
-    here = ("pairs.txt", "checkpoints", "org/model")
-    assert found == [here, (str(tmp_path / "pairs.txt"), str(tmp_path / "checkpoints"), "org/model")]
+    here = ("pairs.txt", "checkpoints", "org/model", "said.jsonl")
+    there = (str(tmp_path / "pairs.txt"), str(tmp_path / "checkpoints"), "org/model", str(tmp_path / "said.jsonl"))
+    assert found == [here, there]
 
 
 def test_a_store_from_elsewhere_runs_no_command_and_sends_no_key(

@@ -39,6 +39,7 @@ _PATH_KEYS = (
     "data_generation.input_folder",
     "data_generation.output_file",
     "fine_tuning.train_data_file",
+    "fine_tuning.preferences.data_file",
     "fine_tuning.training.save_dir",
 )
 _PATH_OPTIONS = ("train_data_file", "adapter", "output")
