@@ -84,8 +84,8 @@ INLINE void load_weights(const char *from, int kind, Vector *found) {
 
 INLINE void split_two(const float *x, Vector *even, Vector *odd) {
     const Vector a = load(x), b = load(x + LANES);
-    *even = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    *odd = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    *even = SHUFFLED(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    *odd = SHUFFLED(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
 
 static const float *split(const float *x, size_t values, float *room, int kind) {
