@@ -6,9 +6,9 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <time.h>
-#include <unistd.h>
 
 #define CALLS_ALONE 40
+#define STACK_BYTES (4 << 20) /* of a thread: some work lays out rows there, and some systems give 512 KiB */
 
 typedef void Work(int thread, int threads, void *what);
 typedef struct { atomic_int arrived, round; } Barrier;
@@ -21,7 +21,6 @@ static struct {
     Work *work;
     void *what;
     int threads, workers, calls_alone;
-    pid_t process;
 } pool = {.calls = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 static _Thread_local double waited; /* seconds, but for short waits */
@@ -77,6 +76,28 @@ static void *worker(void *start) {
     return NULL;
 }
 
+/* Threads do not follow into a forked process, and who held a lock there is gone. */
+static void begin_anew(void) {
+    pthread_mutex_init(&pool.calls, NULL);
+    pthread_mutex_init(&pool.sleep, NULL);
+    pthread_cond_init(&pool.wake, NULL);
+    atomic_store(&pool.number, 0), atomic_store(&pool.asleep, 0);
+    pool.workers = pool.calls_alone = 0;
+}
+
+__attribute__((constructor)) static void when_loaded(void) { pthread_atfork(NULL, NULL, begin_anew); }
+
+static int start_worker(int thread, unsigned calls) { /* it is told its number, and how many calls were before it */
+    pthread_attr_t attributes;
+    pthread_t made;
+    if (pthread_attr_init(&attributes) != 0) return 0;
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    const int failed = pthread_create(&made, &attributes, worker, (void *)((uintptr_t)thread | (uintptr_t)calls << 16));
+    pthread_attr_destroy(&attributes);
+    return !failed;
+}
+
 /* Have `threads` do the work together. Where other programs hold the cores they wait for one another longer than one
    alone would take: then one alone does the next calls. */
 static void run_on(int threads, Work *work, void *what) {
@@ -84,21 +105,8 @@ static void run_on(int threads, Work *work, void *what) {
         work(0, 1, what);
         return;
     }
-    if (pool.process != getpid()) { /* threads do not follow into a forked process */
-        pthread_mutex_init(&pool.calls, NULL);
-        pthread_mutex_init(&pool.sleep, NULL);
-        pthread_cond_init(&pool.wake, NULL);
-        atomic_store(&pool.number, 0), atomic_store(&pool.asleep, 0);
-        pool.workers = 0, pool.process = getpid();
-    }
     pthread_mutex_lock(&pool.calls);
-    while (pool.workers < threads - 1) { /* each is told its number, and which calls were before it */
-        pthread_t thread;
-        const uintptr_t number = atomic_load(&pool.number);
-        if (pthread_create(&thread, NULL, worker, (void *)((uintptr_t)(pool.workers + 1) | number << 16)) != 0) break;
-        pthread_detach(thread);
-        pool.workers++;
-    }
+    while (pool.workers < threads - 1 && start_worker(pool.workers + 1, atomic_load(&pool.number))) pool.workers++;
     pool.threads = threads < pool.workers + 1 ? threads : pool.workers + 1;
     pool.work = work, pool.what = what;
     if (pool.threads == 1 || pool.calls_alone > 0) {

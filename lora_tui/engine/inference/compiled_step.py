@@ -178,7 +178,7 @@ class CompiledSteps:
         return _scores(self._library, self._model, hidden, self._model.head.outputs)
 
     def _low_ranks(self, names: tuple[str, ...]) -> Any:
-        """The table of adapters, made anew after `forget_adapters`."""
+        """The table of adapters, as they were when it was made."""
         if names not in self._adapters:
             table = (_LowRank * (len(names) * len(self.layers) * _PRODUCTS))()
             found = [product.low_rank(name) for name in names for layer in self.layers for product in layer.products]
@@ -217,7 +217,7 @@ class CompiledSteps:
             return None
         if not tensor.is_contiguous():
             raise UnsupportedError("weights with gaps between them")
-        self._held.append(tensor)
+        self._held.append(tensor.detach())  # its memory, also where the weight is given other memory meanwhile
         return tensor.data_ptr()
 
 

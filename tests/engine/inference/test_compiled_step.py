@@ -198,6 +198,15 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     load_library.cache_clear()
 
 
+@torch.no_grad()
+def test_weights_that_are_given_other_memory_are_read_where_they_were(words: Any) -> None:
+    fast, steps = model_of(words, "llama", torch.float32)
+    read = [tensor.clone() for tensor in steps._held]
+    for weight in [fast._norm.weight, *(weight for product in fast._products() for weight in product.weights)]:
+        weight.data = torch.zeros_like(weight)
+    assert all(torch.equal(*pair) for pair in zip(steps._held, read, strict=True))
+
+
 def test_without_a_compiler_torch_decodes(fresh: Path, words: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "no-such-compiler -O1")
     assert load_library(DECODING) == "there is no C compiler (no-such-compiler)"

@@ -1,6 +1,8 @@
 """What compiled code computes between the products: torch's values forward and backward, on any number of threads."""
 
+import ctypes
 import itertools
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -134,7 +136,25 @@ def test_lora_of_other_precisions_and_masks_is_left_to_torch() -> None:
     masked = replace(spec, mask=StoredMask(torch.zeros(13, 64, dtype=torch.bool)))
     odd = replace(spec, weight=spec.weight[:95], lora_b=spec.lora_b[:95])
     copied = replace(spec, compute_copies=(spec.lora_a.bfloat16(), spec.lora_b.bfloat16()))
-    for other in (half, masked, odd, copied):
+    biased = replace(spec, bias=random(96))
+    for other in (half, masked, odd, copied, biased):
         assert not are_compiled(x, [plain, other])
     assert not are_compiled(x.double(), [plain])
     assert not are_compiled(x, [plain] * 4)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "pthread_setattr_default_np"), reason="glibc's own function")
+def test_the_widest_lines_fit_a_thread_where_the_system_gives_little() -> None:
+    low, matrix = random(9, 1), random(1, compiled_ops.MOST_SIZE)
+    wanted = compiled_ops.low_rank_up([(low, matrix, None)], torch.float32)
+    child = os.fork()
+    if child == 0:  # pragma: no cover  # in another process, whose threads are new
+        system = ctypes.CDLL(None)
+        attributes = ctypes.create_string_buffer(256)
+        system.pthread_attr_init(attributes)
+        system.pthread_attr_setstacksize(attributes, ctypes.c_size_t(1 << 18))
+        system.pthread_setattr_default_np(attributes)
+        torch.set_num_threads(3)
+        found = compiled_ops.low_rank_up([(low, matrix, None)], torch.float32)
+        os._exit(0 if torch.equal(found, wanted) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -243,6 +243,7 @@ def are_compiled(x: Tensor, layers: Sequence[LoraLinearSpec]) -> bool:
         and (layer.mask is None or (isinstance(layer.mask, StoredMask) and layer.mask.index.dtype == torch.int64))
         and max(layer.weight.shape) <= compiled_ops.MOST_SIZE
         and layer.weight.shape[0] % compiled_ops.LANES == 0
+        and (layer.bias is None or (layer.bias.dtype == x.dtype and layer.bias.is_contiguous()))
         and compiled_ops.usable(x, layer.lora_a)
         for layer in layers
     )
