@@ -7,13 +7,15 @@ It has no store, no data and no optimizer; what it is to do comes from rank 0 (`
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
-from lora_tui.engine.runtime.process import before_torch, keep_freed_memory
+from lora_tui.engine.runtime.process import STARTED_RANK, before_torch, keep_freed_memory
 from lora_tui.logs import set_up_logging
 
 log = logging.getLogger(__name__)
@@ -34,9 +36,13 @@ def serve_under_torchrun() -> int:
 
 
 def _end_with_starter() -> None:
-    """End when standard input does: its other end is the starting process's, and closes however that one ends."""
+    """End when standard input does: its other end is the starting process's, and closes however that one ends.
+
+    A starting process that was killed has left the folder in which the ranks meet.
+    """
     while sys.stdin.buffer.read(1):
         pass
+    shutil.rmtree(Path(os.environ[STARTED_RANK]).parent, ignore_errors=True)
     os._exit(1)
 
 
