@@ -12,7 +12,15 @@
 
 #include "threads.h"
 
+#ifdef __AVX512F__ /* 32 registers of 16 numbers; elsewhere 16 of 8, or fewer */
 #define TILE_ROWS 8
+#define TILED(rows) ((rows) > 4 ? 2 : 4)
+#define MOST_ROWS 16
+#else
+#define TILE_ROWS 4
+#define TILED(rows) ((rows) > 2 ? 1 : 2)
+#define MOST_ROWS 5
+#endif
 #define TILE_OUTPUTS 4
 #define MOST_PARTS 3
 #define MOST_WIDTH 256
@@ -140,12 +148,6 @@ INLINE void tile(const char *weight, size_t inputs, const float *x, int outputs,
     }
 }
 
-#ifdef __AVX512F__ /* 32 registers of 16 numbers */
-#define TILED(rows) ((rows) > 4 ? 2 : 4)
-#else
-#define TILED(rows) ((rows) > 2 ? 1 : 2)
-#endif
-
 INLINE void tiles(const char *weight, size_t inputs, size_t first, size_t end, const float *x, int rows, int kind,
                   float *y, size_t stride) {
     const size_t line = inputs * size_of(kind);
@@ -161,7 +163,7 @@ INLINE void tiles(const char *weight, size_t inputs, size_t first, size_t end, c
     static void name(const char *weight, size_t inputs, size_t first, size_t end, const float *x, int64_t rows,        \
                      float *y, size_t stride) {                                                                        \
         for (; rows > 0; rows -= TILE_ROWS, x += TILE_ROWS * inputs, y += TILE_ROWS * stride)                          \
-            switch (rows) {                                                                                            \
+            switch (rows < TILE_ROWS ? rows : TILE_ROWS) {                                                             \
             case 1: tiles(weight, inputs, first, end, x, 1, kind, y, stride); break;                                   \
             case 2: tiles(weight, inputs, first, end, x, 2, kind, y, stride); break;                                   \
             case 3: tiles(weight, inputs, first, end, x, 3, kind, y, stride); break;                                   \
@@ -240,6 +242,9 @@ static void multiply(const Call *call, const Product *product, size_t layer, int
                          y + r * product->outputs, own->low, kind);
     }
 }
+
+/* Rows from which on torch's products are as fast. */
+int most_rows(void) { return MOST_ROWS; }
 
 /* ---- Layers ---- */
 

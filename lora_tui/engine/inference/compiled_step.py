@@ -22,9 +22,6 @@ from lora_tui.engine.inference.matrices import JoinedLinear, LowRank, RowAdapter
 
 _log = logging.getLogger(__name__)
 
-MOST_ROWS = 16
-"""Tokens beyond which torch is as fast: its products with many rows have instructions of their own (AMX, VNNI)."""
-
 _FLOAT32, _BFLOAT16, _INT8 = range(3)
 _KINDS = {torch.float32: _FLOAT32, torch.bfloat16: _BFLOAT16}
 _MULTIPLE = {_FLOAT32: 32, _BFLOAT16: 32, _INT8: 64}
@@ -127,6 +124,8 @@ class CompiledSteps:
         if isinstance(library, str) or reason is not None:
             raise UnsupportedError(f"no compiled code: {reason}")
         self._library = library
+        self.most_rows: int = library.most_rows()
+        """Tokens beyond which torch is as fast: its products with many rows have instructions of their own."""
         self._kind = _KINDS[self._dtype]
         width, hidden = self.shape.width, len(self.norm)
         if width % 16 or width > _MOST_WIDTH or hidden % 16:

@@ -22,7 +22,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.activations import SiLUActivation
 
-from lora_tui.engine.inference.compiled_step import MOST_ROWS, CompiledSteps, StepLayer, StepShape
+from lora_tui.engine.inference.compiled_step import CompiledSteps, StepLayer, StepShape
 from lora_tui.engine.inference.key_values import Attention, CachedAttention, KeyValueCache
 from lora_tui.engine.inference.matrices import BASE, JoinedLinear, PackingBudget, RowAdapters, UnsupportedError
 from lora_tui.engine.models.loaded_checks import is_plain_layer
@@ -141,7 +141,7 @@ class FastModel:
         """Hidden states after the last norm ``(rows, hidden)`` of `tokens` ``(rows,)`` at `positions` ``(rows,)``."""
         x: Tensor = self._embed(tokens)
         cos, sin = self._angles_at(positions)
-        if self._steps is not None and len(tokens) <= MOST_ROWS and isinstance(attention, CachedAttention):
+        if self._steps is not None and len(tokens) <= self._steps.most_rows and isinstance(attention, CachedAttention):
             return self._steps.hidden(x, cos, sin, attention.rows(), adapters)
         rows, heads, rotated_heads, half = len(tokens), self._heads, self._heads + self._key_heads, self._width // 2
         for number, layer in enumerate(self._layers):
@@ -159,7 +159,7 @@ class FastModel:
 
     def logits(self, hidden: Tensor, adapters: RowAdapters = BASE) -> Tensor:
         """Scores of the next token ``(rows, vocabulary)``, float32, for hidden states ``(rows, hidden)``."""
-        if self._steps is not None and len(hidden) <= MOST_ROWS and not self._head.is_adapted(adapters):
+        if self._steps is not None and len(hidden) <= self._steps.most_rows and not self._head.is_adapted(adapters):
             return self._steps.scores(hidden)
         return self._head(hidden, adapters).float()
 

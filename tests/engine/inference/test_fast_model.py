@@ -20,7 +20,6 @@ from transformers import (
 )
 
 from lora_tui.engine.inference.beams import BeamSearch, beams_are_known, configured_beams
-from lora_tui.engine.inference.compiled_step import MOST_ROWS
 from lora_tui.engine.inference.decode import answers, beam_search, decode
 from lora_tui.engine.inference.fast_model import FastModel, active_adapter, fast_model, forget
 from lora_tui.engine.inference.key_values import PromptAttention, Span, StepAttention
@@ -327,8 +326,9 @@ def test_changed_weights_are_noticed(words: Any) -> None:
 def test_eight_bits_are_nearer_than_four(words: Any, dtype: torch.dtype) -> None:
     model = adapted(make("qwen2", words, dtype), ["q_proj", "v_proj"])
     ids = 2 * words("Question: what is the capital of france, and why?")["input_ids"]
-    assert len(ids) > MOST_ROWS
     fast, adapters = fast_of(model), RowAdapters(everywhere="default")
+    assert fast._steps is not None
+    assert len(ids) > fast._steps.most_rows
     exact = all_scores(fast, ids, adapters, [1] * len(ids))
     with torch.no_grad():
         rough = make("qwen2", words, dtype)
