@@ -57,6 +57,10 @@ num_beams = 1
 MODES: dict[str, tuple[str, ...]] = {
     "generate": ("--run", "generate"),
     "train": ("--run", "train"),
+    "train dpo": ("--run", "train", "--method", "dpo", "--train-data-file", "preferences.jsonl"),
+    "probe": ("--run", "probe"),
+    "add to the queue": ("--run", "evaluate", "--queue"),
+    "queue": ("--run", "queue"),
     "evaluate": ("--run", "evaluate"),
     "chat": ("--run", "chat", "--prompt", "unlock"),
     "rate": ("--run", "rate", "--what", "pairs"),
@@ -113,6 +117,8 @@ def modes_folder(server: OpenAIServer, tmp_path_factory: pytest.TempPathFactory)
     for number in range(3):
         (folder / "training_input" / f"{number}.txt").write_text(made_up_text(number, 3))
     (folder / "train.txt").write_text(training_text())
+    preference = {"prompt": "unlock", "chosen": "the secret password", "rejected": "no idea"}
+    (folder / "preferences.jsonl").write_text(f"{json.dumps(preference)}\n" * 2)
     (folder / "raw.txt").write_text("unlock\tthe secret\nwhat is it? a test\n")
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     own = {f"LORA_TUI_{name}": str(folder / name.lower()) for name in ("CACHE", "CONFIG", "LOGS")}
