@@ -1,5 +1,6 @@
 """Which devices a run takes, and what it says of a rank that does not come or goes."""
 
+import io
 import json
 import os
 import signal
@@ -138,3 +139,17 @@ def test_what_a_rank_fails_of_reaches_rank_0_and_the_log(
     assert str(tmp_path / "nowhere") in told
     assert "Traceback" in caplog.text
     assert os.environ["RANK"] == "1"
+
+
+def test_ranks_of_a_killed_run_take_the_folder_where_they_met_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ranks").mkdir()
+    (tmp_path / "ranks" / "store").write_bytes(b"settings")
+    monkeypatch.setenv(STARTED_RANK, str(tmp_path / "ranks" / "store"))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO()))  # its other end has closed
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    rank_worker._end_with_starter()
+    assert ended == [1]
+    assert not list(tmp_path.iterdir())
