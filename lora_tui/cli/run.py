@@ -55,8 +55,15 @@ class RunPlan:
 
 def run(request: Request, streams: Streams, report: Report, loaded: Loaded, store_path: Path) -> int:
     """Do what ``--run``, ``--resume`` or ``--generate-training-file`` asks for; returns the exit status."""
-    if (started := torchrun_rank()) is not None and started[0] > 0:
-        return serve_under_torchrun() if request.run in (None, *TRAINING_MODES) else 0  # rank 0 does the rest alone
+    if (started := torchrun_rank()) is not None:
+        several = request.queue or bool(request.sweep) or request.run == "queue"
+        if started[0] > 0:  # rank 0 does alone, or refuses, what is not one training
+            return serve_under_torchrun() if request.run in (None, *TRAINING_MODES) and not several else 0
+        if several:
+            raise UsageError(
+                "torchrun starts the devices of one run. For a queue or a sweep start lora-tui without it: "
+                "fine_tuning.parallel divides each run over the devices of this machine."
+            )
     teller = EndingTeller(streams, report, loaded, store_path)
     if request.run == "queue":
         teller.ask(can_ask=_can_ask(request, streams))
@@ -68,6 +75,8 @@ def run(request: Request, streams: Streams, report: Report, loaded: Loaded, stor
     if request.run == "rate":
         return _rate(request, streams, store_path)
     plan = asyncio.run(_plan_run(request, loaded, store_path))
+    if started is not None and request.run is None and plan.mode not in TRAINING_MODES:  # the others wait for a model
+        raise UsageError(f"Run {plan.resume} is a {plan.mode} run: resume it without torchrun.")
     for variable in (*plan.settings.data_generation.key_variables, plan.settings.serving.api_key_env):
         register_key_variable(variable)
     if plan.mode in ("generate", "format"):

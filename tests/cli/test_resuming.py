@@ -1,5 +1,16 @@
 """--resume: which run it takes, with which settings, and what it says when there is nothing to go on with."""
 
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
+from lora_tui.config.written import with_written
+from lora_tui.engine.runtime.resume import resume_run
+from lora_tui.store import runs
+from lora_tui.store.connection import Store
 from tests.cli.conftest import Program
 
 
@@ -90,3 +101,18 @@ def test_the_store_is_where_it_is_said_to_be(program: Program) -> None:
     assert not (program.folder / "training_data.db").exists()
     stopped = program.shell("$LORA train=endless --run train --store other.db --json | head -1")
     assert "Go on with: lora-tui --resume 2 --store other.db" in stopped.err
+
+
+@pytest.mark.parametrize(("written", "changes"), [([], 1), (["fine_tuning.optimizer.lora_lr"], 2)])
+def test_what_a_run_chose_is_chosen_again_and_no_change(tmp_path: Path, written: list[str], changes: int) -> None:
+    ran = with_values(Settings(), {"fine_tuning.optimizer.lora_lr": 7e-3, "fine_tuning.lora.r": 4})
+
+    async def changed() -> list[str]:
+        async with await Store.open(tmp_path / "s.db") as store:
+            run = await runs.create(store, "train", ran.model_dump(mode="json"), {}, written=written)
+            await runs.end(store, run, "stopped", {}, None)
+        return (await resume_run(tmp_path / "s.db", run, settings=with_written(Settings(), []))).changes
+
+    found = asyncio.run(changed())
+    assert len(found) == changes
+    assert any("fine_tuning.lora.r = " in line for line in found), "nobody chooses that one"

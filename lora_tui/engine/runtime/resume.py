@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from lora_tui.config.document import parse_key, parse_value
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
-from lora_tui.config.written import all_written, with_written
+from lora_tui.config.written import all_written, left_to_recipe, with_written
 from lora_tui.errors import UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
@@ -55,6 +55,7 @@ async def resume_run(
     changes = [
         f"run {run.id} goes on with {key} = {new}; it was started with {old}"
         for key, old, new in _differences(run.settings, settings.model_dump(mode="json"))
+        if not _is_chosen_again(run, settings, key)
     ]
     return Resumption(run, settings, changes)
 
@@ -143,6 +144,11 @@ def stored_settings(run: Run) -> Settings:
             f"Give them again: --resume {run.id} --config FILE"
         ) from problem
     return all_written(settings) if run.written is None else with_written(settings, run.written)
+
+
+def _is_chosen_again(run: Run, settings: Settings, key: str) -> bool:
+    """Whether a run chose a key for itself, and does so again when it goes on with these settings."""
+    return run.written is not None and key not in run.written and left_to_recipe(settings, key)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from lora_tui.cli.request import Request
-from lora_tui.cli.run import run
+from lora_tui.cli.run import RunPlan, run
 from lora_tui.engine.runtime.process import STARTED_RANK, torchrun_rank
 from lora_tui.engine.training import launch, rank_worker
 from lora_tui.engine.training.launch import ParallelPlan, RankProcesses, choose_parallel, started_store
 from lora_tui.engine.training.ranks import LostRankError
-from lora_tui.errors import ConfigError
+from lora_tui.errors import ConfigError, UsageError
 from tests.engine.tiny import tiny_settings
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda", 0)
@@ -82,7 +82,33 @@ def test_of_the_processes_that_torchrun_starts_one_alone_has_the_run(monkeypatch
 
     assert status(Request(run="train")) == 17
     assert status(Request(resume=3)) == 17
-    assert status(Request(run="generate")) == 0, "rank 0 does it"
+    for others in (Request(run="generate"), Request(run="queue"), Request(run="train", queue=True)):
+        assert status(others) == 0, "rank 0 does it, or refuses"
+
+
+@pytest.mark.parametrize(
+    ("request_", "refusal"),
+    [
+        (Request(run="queue"), "without it"),
+        (Request(run="train", queue=True), "without it"),
+        (Request(run="train", sweep=("fine_tuning.lora.r=4,8",)), "without it"),
+        (Request(resume=3), "Run 3 is a generate run: resume it without torchrun"),
+    ],
+)
+def test_torchrun_is_refused_what_its_other_ranks_would_wait_for_in_vain(
+    monkeypatch: pytest.MonkeyPatch, request_: Request, refusal: str
+) -> None:
+    async def found(*_: Any) -> RunPlan:
+        return RunPlan("generate", tiny_settings(), {}, 3)
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("lora_tui.cli.run._plan_run", found)
+    monkeypatch.setattr("lora_tui.cli.run.EndingTeller", lambda *_: None)
+    monkeypatch.setattr("lora_tui.cli.run.work_queue", lambda *_: pytest.fail("it is worked"))
+    nothing: Any = SimpleNamespace(settings=tiny_settings(), in_is_terminal=False, path=None)
+    with pytest.raises(UsageError, match=refusal):
+        run(request_, nothing, nothing, nothing, Path("nowhere.db"))
 
 
 def started(monkeypatch: pytest.MonkeyPatch, script: str) -> RankProcesses:
