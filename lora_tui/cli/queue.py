@@ -123,7 +123,9 @@ def _end(report: Report, streams: Streams, work: "_Work", store_path: Path, grou
         report.message("nothing waits in the queue. Add a run with --queue, such as: lora-tui --run train --queue")
     else:
         problems = f", {len(failed)} of them failed" if failed else ""
-        report.message(f"the queue is done: {count(len(outcomes), 'run')}{problems}")
+        done = "the queue" if group_id is None else f"sweep {group_id}"
+        others = f"; {count(work.left, 'other run')} in the queue: lora-tui --run queue{flag}" if work.left else ""
+        report.message(f"{done} is done: {count(len(outcomes), 'run')}{problems}{others}")
     return status
 
 
