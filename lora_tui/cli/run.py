@@ -117,9 +117,9 @@ def _ask_about_key(plan: RunPlan, request: Request, loaded: Loaded, store_path: 
     """
     chosen = plan.settings.data_generation
     now = loaded.settings.data_generation
-    files = (loaded.key_named_in, loaded.address_named_in)
+    files = (loaded.key_named_in, loaded.address_named_in, loaded.hosts_named_in)
     if any(getattr(chosen, name) != getattr(now, name) for name in KEY_SETTINGS):
-        files = (store_path, None)  # its address may have been typed when it began
+        files = (store_path, None, store_path)  # its address may have been typed when it began
     while (question := key_question(chosen, *files)) is not None:  # one for each endpoint
         if plan.mode == "format" and not _can_ask(request, streams):  # most raw files hold ready pairs, need no model
             plan.options["no_model"] = question.refusal

@@ -10,11 +10,13 @@ itself names, or about what holds no secret.
 import ipaddress
 import json
 import os
-from dataclasses import asdict, dataclass
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from lora_tui.config.addresses import OPENAI_URL
+from lora_tui.config.addresses import OPENAI_URL, of_host
 from lora_tui.config.generation import DataGeneration
 from lora_tui.config.paths import config_folder, private_folder
 from lora_tui.files import write_atomically
@@ -68,6 +70,8 @@ class KeyQuestion:
     variable: str
     address: str
     file: str
+    hosts: str = field(default="", compare=False)
+    """``data_generation.api_key_envs`` as it is typed, where it names the variable for this host."""
 
     @property
     def text(self) -> str:
@@ -80,24 +84,45 @@ class KeyQuestion:
     @property
     def refusal(self) -> str:
         """The message where nobody can be asked."""
-        return (
+        what = (
             f"{one_line(self.file, 100)} has {self.variable} as the key for {one_line(self.address, 80)}; it is not "
             "sent before you allow it.\n"
-            f"If you mean it, add --set data_generation.api_key_env={self.variable}, or export "
+        )
+        if self.hosts:
+            return f"{what}If you mean it, answer yes in a terminal, or add --set {shlex.quote(self.hosts)}."
+        return (
+            f"{what}If you mean it, add --set data_generation.api_key_env={self.variable}, or export "
             f"LORA_TUI__DATA_GENERATION__API_KEY_ENV={self.variable}."
         )
 
 
-def key_question(chosen: DataGeneration, named_in: Path | None, address_in: Path | None = None) -> KeyQuestion | None:
+def key_question(
+    chosen: DataGeneration, named_in: Path | None, address_in: Path | None = None, hosts_in: Path | None = None
+) -> KeyQuestion | None:
     """Return what has to be asked before a run, or None; of several endpoints, about the first that is not allowed yet.
 
-    `named_in` is the file that names the variable, `address_in` the one that names the address; None: no file does.
+    `named_in` is the file that names the variable, `address_in` the one that names the address, `hosts_in` the one that
+    names variables of single hosts; None: no file does.
     """
-    questions = (_question(chosen.at(url), named_in, address_in) for url in chosen.urls)
+    hosts = chosen.api_key_envs
+    questions = (
+        _question(chosen.at(url), hosts_in, hosts_in, _typed(hosts))
+        if of_host(hosts, url)
+        else _question(chosen.at(url), named_in, address_in)
+        for url in chosen.urls
+    )
     return next((question for question in questions if question is not None), None)
 
 
-def _question(chosen: DataGeneration, named_in: Path | None, address_in: Path | None) -> KeyQuestion | None:
+def _typed(hosts: Mapping[str, str]) -> str:
+    """Return a table of hosts and variables as the command line takes it."""
+    lines = ", ".join(f'"{host}" = "{variable}"' for host, variable in hosts.items())
+    return f"data_generation.api_key_envs={{{lines}}}"
+
+
+def _question(
+    chosen: DataGeneration, named_in: Path | None, address_in: Path | None, hosts: str = ""
+) -> KeyQuestion | None:
     """Return the question about the one address and variable of settings."""
     variable, value = chosen.api_key_env, os.environ.get(chosen.api_key_env, "").strip()
     if not value or is_placeholder(value) or chosen.model == "builtin" or variable in _OWN_SERVERS:
@@ -110,8 +135,12 @@ def _question(chosen: DataGeneration, named_in: Path | None, address_in: Path | 
     if any(host == domain or host.endswith(f".{domain}") for domain in _PROVIDERS.get(variable, ())):
         return None
     address = f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
-    question = KeyQuestion(variable, address, str(named_in.absolute()))
-    return None if asdict(question) in allowed(_FILE) else question
+    question = KeyQuestion(variable, address, str(named_in.absolute()), hosts)
+    return None if _stored(question) in allowed(_FILE) else question
+
+
+def _stored(question: KeyQuestion) -> dict[str, object]:
+    return {"variable": question.variable, "address": question.address, "file": question.file}
 
 
 def _is_near(host: str) -> bool:
@@ -125,7 +154,7 @@ def _is_near(host: str) -> bool:
 
 def allow_key(question: KeyQuestion) -> None:
     """Remember that a question was answered with yes. Raises `LoraTuiError` where that cannot be written."""
-    allow(_FILE, asdict(question))
+    allow(_FILE, _stored(question))
 
 
 def allow(name: str, answered: dict[str, object]) -> None:

@@ -45,7 +45,7 @@ FILE_NAME = "config.toml"
 
 _PREFIX = "LORA_TUI__"
 _KEY_NAME = "data_generation.api_key_env"
-_KEY_NAMES = frozenset({_KEY_NAME, "data_generation.api_key_envs"})
+_HOST_KEYS = ("data_generation", "api_key_envs")
 _ADDRESSES = frozenset(f"data_generation.{name}" for name in ("base_url", "base_urls", "judge_base_urls"))
 _NOTIFY = ("notify.on_finish", "notify.webhook", "notify.webhook_token_env")
 _COMMANDS = ("data_generation", "extractors")
@@ -70,13 +70,15 @@ class Loaded:
     settings: Settings
     path: Path | None
     key_named_in: Path | None = None
-    """The file, where it is the one that names ``data_generation.api_key_env``, or variables of single hosts."""
+    """The file, where it is the one that names ``data_generation.api_key_env``."""
     address_named_in: Path | None = None
     """The file, where it is the one that names addresses of endpoints, and the variable was not typed."""
     commands_named_in: Path | None = None
     """The file, where it names a command of ``data_generation.extractors`` that was not typed."""
     notify_named_in: Path | None = None
     """The file, where it names the command or the address of ``[notify]``, or the variable of its token."""
+    hosts_named_in: Path | None = None
+    """The file, where it names a variable of ``data_generation.api_key_envs`` that was not typed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +112,17 @@ def load_settings(
     by_file = set() if _KEY_NAME in _names(given) else _names(in_file) - _names(given)
     written = with_written(settings, (_names(in_file) - copied) | _names(given))
     typed_paths = {entry.path for entry in given}
-    typed, in_force = _commands_in(given), settings.data_generation.extractors
-    of_file = {name: command for name, command in _commands_in(in_file).items() if typed.get(name) != command}
-    has_commands = any(in_force.get(name) == command for name, command in of_file.items())
+    chosen = settings.data_generation
+    has_commands = _has_own(_COMMANDS, chosen.extractors, in_file, given)
+    has_hosts = _has_own(_HOST_KEYS, chosen.api_key_envs, in_file, given)
     return Loaded(
         written,
         path,
-        path if _KEY_NAMES & by_file else None,
+        path if _KEY_NAME in by_file else None,
         path if _ADDRESSES & by_file else None,
         path if has_commands else None,
         path if any(_is_notify(entry) for entry in in_file if entry.path not in typed_paths) else None,
+        path if has_hosts else None,
     )
 
 
@@ -217,13 +220,20 @@ def _names(entries: Iterable[_Entry]) -> frozenset[str]:
     return frozenset(".".join(path[:-1] if ".".join(path[:-1]) in open_tables() else path) for path in paths)
 
 
-def _commands_in(entries: Iterable[_Entry]) -> dict[str, Any]:
-    """Return the commands that read files, by suffix, which entries set as a table or one by one."""
+def _has_own(table: KeyPath, in_force: Mapping[str, Any], in_file: Iterable[_Entry], given: Iterable[_Entry]) -> bool:
+    """Whether a line of an open table is the file's: it is in force, and was not typed."""
+    typed = _lines_of(table, given)
+    own = {name: value for name, value in _lines_of(table, in_file).items() if typed.get(name) != value}
+    return any(in_force.get(name) == value for name, value in own.items())
+
+
+def _lines_of(table: KeyPath, entries: Iterable[_Entry]) -> dict[str, Any]:
+    """Return the lines of an open table, which entries set as a whole or one by one."""
     found: dict[str, Any] = {}
     for entry in entries:
-        if entry.path == _COMMANDS and isinstance(entry.value, dict):
+        if entry.path == table and isinstance(entry.value, dict):
             found |= entry.value
-        elif entry.path[:-1] == _COMMANDS:
+        elif entry.path[:-1] == table:
             found[entry.path[-1]] = entry.value
     return found
 

@@ -218,7 +218,8 @@ class AppActions:
 
         services = self._services
         state = services.state
-        settings, named_in, address_in = state.settings.data_generation, state.key_named_in, state.address_named_in
+        settings = state.settings.data_generation
+        files = (state.key_named_in, state.address_named_in, state.hosts_named_in)
         commands_in = state.commands_named_in
         if resume is not None and (store := services.reader.store) is not None:
             run = await runs.get(store, resume)
@@ -226,10 +227,10 @@ class AppActions:
             commands = own.get("extractors")
             own = {name: own[name] for name in (*KEY_SETTINGS, "model") if isinstance(own.get(name), str | list | dict)}
             if any(getattr(settings, name) != value for name, value in own.items() if name != "model"):
-                settings, named_in, address_in = settings.model_copy(update=own), store.path, None
+                settings, files = settings.model_copy(update=own), (store.path, None, store.path)
             if isinstance(commands, dict) and commands != settings.extractors:
                 settings, commands_in = settings.model_copy(update={"extractors": commands}), store.path
-        key = key_question(settings, named_in, address_in) if mode == "generate" else None
+        key = key_question(settings, *files) if mode == "generate" else None
         command = command_question(settings, commands_in) if mode in ("generate", "quickstart") else None
         notify = None if state.tells_without_asking else notify_question(state.settings.notify, state.notify_named_in)
         without: list[Choice] = []

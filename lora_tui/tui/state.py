@@ -110,8 +110,12 @@ class AppState:
     @property
     def key_named_in(self) -> Path | None:
         """The file that names the variable of the endpoint's key; None where it was typed, or is the default."""
-        same = self._is_saved("api_key_env", "api_key_envs")
-        return self.prepare().key_named_in if same else None
+        return self.prepare().key_named_in if self._is_saved("api_key_env") else None
+
+    @property
+    def hosts_named_in(self) -> Path | None:
+        """The file that names variables for the keys of single hosts; None where they were typed, or there are none."""
+        return self.prepare().hosts_named_in if self._is_saved("api_key_envs") else None
 
     @property
     def address_named_in(self) -> Path | None:

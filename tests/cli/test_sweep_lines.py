@@ -46,7 +46,9 @@ def test_a_sweep_can_wait_in_the_queue(program: Program) -> None:
 
 def test_a_sweep_does_not_work_what_else_waits(program: Program) -> None:
     program.run("", "--run", "train", "--queue")
-    assert program.run("train=scored", "--run", "train", "--sweep", RATES).status == 0
+    ended = program.run("train=scored", "--run", "train", "--sweep", RATES)
+    assert ended.status == 0
+    assert "sweep 1 is done: 3 runs; 1 other run in the queue: lora-tui --run queue" in ended.err
     assert left(program) == [1]
 
 

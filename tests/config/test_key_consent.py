@@ -1,5 +1,6 @@
 """A key that a configuration file names is sent only where somebody has said so."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def loaded(variable: str, url: str = "https://models.example/v1", *overrides: st
 
 
 def question(found: Loaded) -> KeyQuestion | None:
-    return key_question(found.settings.data_generation, found.key_named_in, found.address_named_in)
+    return key_question(found.settings.data_generation, found.key_named_in, found.address_named_in, found.hosts_named_in)
 
 
 @pytest.mark.parametrize("url", ["https://models.example/v1", "http://127.0.0.1:8000/v1", ""])
@@ -128,3 +129,18 @@ def test_an_endpoint_that_is_named_twice_is_one() -> None:
     found = chosen.settings.data_generation
     assert found.urls == found.writer_urls == ["http://a:1/v1", "http://b:1/v1"]
     assert found.judge_urls == ["http://a:1/v1"], "in the same words, or nobody would judge"
+
+
+def test_a_typed_variable_is_not_a_word_on_those_of_hosts() -> None:
+    Path("config.toml").write_text(
+        '[data_generation]\nmodel = "m"\nbase_urls = ["https://one.example/v1", "https://two.example/v1"]\n'
+        '[data_generation.api_key_envs]\n"one.example" = "OPENAI_API_KEY"\n"two.example" = "AWS_SECRET_ACCESS_KEY"\n'
+    )
+    typed = "data_generation.api_key_env=MISTRAL_API_KEY"
+    asked = question(load_settings(None, [typed], environment={}))
+    assert asked is not None
+    assert (asked.variable, asked.address) == ("OPENAI_API_KEY", "https://one.example")
+    one = 'data_generation.api_key_envs."one.example"=OPENAI_API_KEY'
+    assert question(load_settings(None, [typed, one], environment={})) is not None, "two.example is still the file's"
+    option = shlex.split(asked.refusal.partition("--set ")[2].removesuffix("."))[0]
+    assert question(load_settings(None, [option], environment={})) is None, "what the message says to add helps"

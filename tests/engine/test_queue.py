@@ -16,7 +16,14 @@ from lora_tui.engine.runtime import queue as worker_module
 from lora_tui.engine.runtime.context import RunContext, Stopped
 from lora_tui.engine.runtime.device_lock import DeviceLock, lock_device
 from lora_tui.engine.runtime.engine import Engine, Outcome
-from lora_tui.engine.runtime.queue import BegunRun, QueueWorker, add_to_queue, device_for, stop_and_go_on_later
+from lora_tui.engine.runtime.queue import (
+    BegunRun,
+    QueueWorker,
+    add_run,
+    add_to_queue,
+    device_for,
+    stop_and_go_on_later,
+)
 from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.store import queue, runs
 from lora_tui.store.connection import Store
@@ -344,6 +351,22 @@ def test_a_store_from_elsewhere_runs_no_command_and_sends_no_key(
     assert (first.state, second.state) == ("failed", "failed")
     assert "AWS_SECRET_ACCESS_KEY" in (first.error or "")
     assert "touch /tmp/ran" in (second.error or "")
+
+
+def test_whoever_adds_a_run_has_agreed_to_each_of_its_endpoints(
+    engine_harness: EngineHarness, jobs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def generate(ctx: RunContext) -> dict[str, Any]:
+        return {}
+
+    jobs["generate"] = generate
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "abc123def456ghi789jkl012mno345pq")
+    urls = ["https://one.example/v1", "https://two.example/v1"]
+    key = {"data_generation.api_key_env": "AWS_SECRET_ACCESS_KEY", "data_generation.base_urls": urls}
+    settings = with_values(Settings(), key)
+    engine_harness.ask(lambda store: add_run(store, "generate", settings, {}))
+    (ended,) = work(engine_harness.engine)
+    assert (ended.state, ended.error) == ("finished", None)
 
 
 def test_settings_that_do_not_fit_this_version_fail_alone(engine_harness: EngineHarness, jobs: dict[str, Any]) -> None:

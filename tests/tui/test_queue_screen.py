@@ -74,6 +74,8 @@ async def test_what_waits_stands_above_in_its_order(harness: AppHarness) -> None
         await wait_for_text(app, "next")
         rows = [line.replace("▸", " ").split() for line in screen_text(app).splitlines() if " in the queue" in line]
         assert [row[1] for row in rows] == ["3", "4", "5"]
+        await wait_for_text(app, "K shift+↑ J shift+↓ move")
+        assert "k ↓ j K" not in screen_text(app), "the keys of the cursor move no run"
         await pilot.press("home", "down", "J")
         await wait_until(lambda: harness.backend.calls_of("move_in_queue") == [(4, 1)])
         await pilot.press("K")

@@ -120,7 +120,7 @@ async def take_out(store: Store, run_id: int) -> bool:
 
 def _remember_consent(mode: str, settings: Settings, store_path: Path) -> None:
     """Remember that whoever adds a run to this store has answered what it asks: nobody is there when it begins."""
-    if (key := _key_question(mode, settings, store_path)) is not None:
+    while (key := _key_question(mode, settings, store_path)) is not None:  # one for each endpoint
         allow_key(key)
     if (command := _command_question(mode, settings, store_path)) is not None:
         allow_commands(command)
@@ -134,7 +134,8 @@ def _refuse_unasked(mode: str, settings: Settings, store_path: Path) -> None:
 
 
 def _key_question(mode: str, settings: Settings, store_path: Path) -> KeyQuestion | None:
-    return key_question(settings.data_generation, store_path, store_path) if mode == "generate" else None
+    chosen = settings.data_generation
+    return key_question(chosen, store_path, store_path, store_path) if mode == "generate" else None
 
 
 def _command_question(mode: str, settings: Settings, store_path: Path) -> CommandQuestion | None:

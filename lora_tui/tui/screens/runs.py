@@ -64,9 +64,9 @@ class RunsScreen(ModeScreen):
                 tooltip="Add to the queue: this run again, a run with the settings of now, or a sweep"),
         Binding("W", "work", "Work the queue", show=False, id="runs.work",
                 tooltip="Begin what waits in the queue, one after the other; once more: begin nothing more"),
-        Binding("K,shift+up", "move(-1)", "Earlier", show=False, id="runs.earlier",
+        Binding("K,shift+up", "reorder(-1)", "Earlier", show=False, id="runs.earlier",
                 tooltip="Move this run one place towards the front of the queue"),
-        Binding("J,shift+down", "move(1)", "Later", show=False, id="runs.later",
+        Binding("J,shift+down", "reorder(1)", "Later", show=False, id="runs.later",
                 tooltip="Move this run one place towards the end of the queue"),
         Binding("S", "sweep", "Sweep", show=False, id="runs.sweep",
                 tooltip="The runs of this sweep as a table, the best first, with their curves"),
@@ -178,7 +178,8 @@ class RunsScreen(ModeScreen):
         rows.set_empty_text("No runs yet. 1 generates, 2 trains." if is_all else "No run matches; escape shows all.")
         rows.refresh()
         words = {"search": "search", "kind": "kind", "sort": "sort", "mark": "mark", "queue": "queue", "choose": "open"}
-        queued = {"move": "move", "stop": "take out", "work": "begin", "queue": "add"}
+        work = "pause" if self.services.backend.works_queue else "begin"
+        queued = {"reorder": "move", "stop": "take out", "work": work, "queue": "add"}
         waits = self._run is not None and self._run.position is not None and self._run.state not in LIVE_STATES
         set_title(self.query_one("#runs-box"), shown.title(), keys_line(self, queued if waits else words))
 
@@ -320,7 +321,7 @@ class RunsScreen(ModeScreen):
         live, has_adapter = run.state in LIVE_STATES, run.mode in TRAINING_MODES and run.folder is not None
         resumable = run.state in RESUMABLE_STATES and run.mode in ("generate", "train", "quickstart")
         queued = run.position is not None and not live
-        offered = {"resume": resumable, "stop": live or queued, "move": queued, "sweep": run.group_id is not None}
+        offered = {"resume": resumable, "stop": live or queued, "reorder": queued, "sweep": run.group_id is not None}
         offered |= {"talk": has_adapter, "export": has_adapter, "delete": not live}
         offered["export"] |= run.mode == "generate" and not live
         offered["report"] = not live and (has_adapter or run.mode == "evaluate")
@@ -395,7 +396,7 @@ class RunsScreen(ModeScreen):
         """Work through the queue, or begin nothing more of it."""
         await self._queue.switch()
 
-    async def action_move(self, by: int) -> None:
+    async def action_reorder(self, by: int) -> None:
         """Move the run under the cursor in the queue."""
         if self._run is not None:
             await self._queue.move(self._run, by)
