@@ -16,7 +16,7 @@ from lora_tui.engine.forecast.forecast import forecast_with_history
 from lora_tui.engine.runtime.queue import add_sweep
 from lora_tui.engine.runtime.resume import open_existing, store_flag
 from lora_tui.errors import UsageError
-from lora_tui.protocol.sweep import axis_names, point_text, setting_text
+from lora_tui.protocol.sweep import axis_names, point_text, setting_text, varied_names
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import run_lines_of
 from lora_tui.store.queries.sweeps import SweepRow, best_of, groups_of, ranked, sweep_rows
@@ -119,7 +119,7 @@ def sweep_fields(group_id: int, rows: Sequence[SweepRow], flag: str) -> dict[str
 
 def write_sweep(streams: Streams, group_id: int, rows: Sequence[SweepRow], flag: str) -> None:
     """Write the runs of a sweep as a table, the best first, and how to go on with the best."""
-    names = axis_names(row.point for row in rows)
+    names = varied_names([row.point for row in rows])
     table = new_table()
     table.add_column("Run", justify="right", no_wrap=True)
     for name in names.values():
@@ -139,7 +139,7 @@ def write_sweep(streams: Streams, group_id: int, rows: Sequence[SweepRow], flag:
     streams.out.write(f"sweep {group_id}:\n")
     print_table(streams, table)
     if (best := best_of(rows)) is not None:
-        streams.out.write(f"best: run {best.run_id} ({clean(point_text(best.point, names))})\n\nGo on with:\n")
+        streams.out.write(f"best: run {best.run_id} ({clean(point_text(best.point, axis_names(row.point for row in rows)))})\n\nGo on with:\n")
         streams.out.write("".join(f"  {command}\n" for command in _commands(best.run_id, flag)))
     streams.out.flush()
 

@@ -136,4 +136,7 @@ def reason_of(found: Mapping[str, Any]) -> str:
     parts.append(
         f"training came apart at {rate_text(found['diverged'])}" if found.get("diverged") else "it never came apart"
     )
-    return f"{' and '.join(parts)}: a tenth of that, and no more than the first"
+    if not found.get("diverged"):
+        return " and ".join(parts)
+    bound = ", and no more than the first" if len(parts) > 1 else ""
+    return f"{' and '.join(parts)}: a tenth of that{bound}"

@@ -1,6 +1,6 @@
 """What a sweep's settings are called and how their values are written; small, for both sides."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +12,13 @@ def axis_names(points: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     keys = list(dict.fromkeys(key for point in points for key in point))
     last = [key.rpartition(".")[2] for key in keys]
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+
+
+def varied_names(points: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the same for the keys alone in which the points differ; for all where none does."""
+    names = axis_names(points)
+    varied = {key: name for key, name in names.items() if any(p.get(key) != points[0].get(key) for p in points)}
+    return varied or names
 
 
 def point_text(point: Mapping[str, Any], names: Mapping[str, str]) -> str:

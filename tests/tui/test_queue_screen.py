@@ -177,6 +177,26 @@ async def test_a_sweep_is_a_table_with_the_best_first(harness: AppHarness) -> No
         await wait_for_text(app, "run 3, best checkpoint")
 
 
+async def test_a_sweep_of_many_settings_leaves_room_for_what_came_of_it(harness: AppHarness) -> None:
+    async def many(store: Store) -> None:
+        keys = ("lora.r", "lora.alpha", "lora.dropout", "training.seed", "training.batch_size", "sampling.keyword_weight")
+        async with store.transaction() as t:
+            group_id = await queue.add_group(t, "sweep", {})
+            for number in (1, 2):
+                point = {f"fine_tuning.{key}": number for key in keys} | {"fine_tuning.device": "cpu"}
+                await queue.add(t, "train", {}, {}, None, folder=Path(), group_id=group_id, point=point)
+
+    await harness.populate(many)
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("4")
+        await wait_for_text(app, "sweep 1")
+        await pilot.press("S")
+        await wait_for_text(app, "finished, the best first")
+        (heading,) = [line for line in screen_text(app).splitlines() if "held-out" in line]
+        assert heading.split()[1:9] == ["run", "r", "alpha", "loss", "held-out", "score", "right", "time"]
+        assert "device" not in screen_text(app), "it is the same in all"
+
+
 async def test_a_run_without_a_sweep_offers_none(harness: AppHarness) -> None:
     await harness.populate(lambda store: create_run(store, "train"))
     async with harness.app((100, 30)) as (app, pilot):
@@ -216,6 +236,8 @@ async def test_a_probe_shows_its_curve_and_its_rate_is_taken_with_a_key(harness:
 
         await harness.populate(finish)
         await wait_for_text(app, "1e-3 is proposed")
+        await pilot.resize_terminal(80, 24)
+        await wait_for_text(app, "no more than the first")
         await wait_for_text(app, "1e-2")
         await pilot.press("enter")
         await wait_until(lambda: app.services.state.settings.fine_tuning.optimizer.lora_lr == 1e-3)

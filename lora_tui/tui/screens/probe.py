@@ -40,6 +40,7 @@ class ProbeScreen(Dialog[None]):
     """Sheet over the whole screen that follows a probe."""
 
     LESSON = "03-hyper-parameters"
+    DEFAULT_CSS = "#probe-says { height: auto; max-height: 3; }"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q", "close", "Back", id="probe.close", tooltip="Back; a probe that goes on is stopped"),
         Binding("enter", "take", "Take the rate", id="probe.take",

@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
 from lora_tui.protocol.backend import ChatTarget
-from lora_tui.protocol.sweep import axis_names, setting_text
+from lora_tui.protocol.sweep import axis_names, setting_text, varied_names
 from lora_tui.store.queries.sweeps import SweepRow, ranked, sweep_rows
 from lora_tui.text import count, duration
 from lora_tui.tui.actions import AppActions
@@ -23,6 +23,9 @@ from lora_tui.tui.views.run_list import MARKS
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
+
+_AXES = 2
+"""Settings that differ and are in the table however narrow it is; others only where there is room."""
 
 _SECONDS = 2.0
 """How often the table is read anew while it is open."""
@@ -72,7 +75,11 @@ class SweepScreen(Dialog[None]):
         self._rows = ranked(await sweep_rows(store, self._group_id))
         self._names = axis_names(row.point for row in self._rows)
         rows = self.query_one(RowList)
-        axes = [Column(name, min(18, max(9, len(name) + 1)), right=True) for name in self._names.values()]
+        always = list(varied_names([row.point for row in self._rows]))[:_AXES]
+        axes = [
+            Column(name, min(18, max(9, len(name) + 1)), right=True, rank=0 if key in always else 6)
+            for key, name in self._names.items()
+        ]
         figures = [("loss", 7, 3), ("held-out", 8, 2), ("score", 6, 0), ("right", 6, 1), ("time", 7, 4)]
         rows.columns = (
             Column("run", 6),
