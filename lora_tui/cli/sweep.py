@@ -139,7 +139,8 @@ def write_sweep(streams: Streams, group_id: int, rows: Sequence[SweepRow], flag:
     streams.out.write(f"sweep {group_id}:\n")
     print_table(streams, table)
     if (best := best_of(rows)) is not None:
-        streams.out.write(f"best: run {best.run_id} ({clean(point_text(best.point, axis_names(row.point for row in rows)))})\n\nGo on with:\n")
+        sets = clean(point_text(best.point, axis_names(row.point for row in rows)))
+        streams.out.write(f"best: run {best.run_id} ({sets})\n\nGo on with:\n")
         streams.out.write("".join(f"  {command}\n" for command in _commands(best.run_id, flag)))
     streams.out.flush()
 

@@ -25,7 +25,9 @@ def loaded(variable: str, url: str = "https://models.example/v1", *overrides: st
 
 
 def question(found: Loaded) -> KeyQuestion | None:
-    return key_question(found.settings.data_generation, found.key_named_in, found.address_named_in, found.hosts_named_in)
+    return key_question(
+        found.settings.data_generation, found.key_named_in, found.address_named_in, found.hosts_named_in
+    )
 
 
 @pytest.mark.parametrize("url", ["https://models.example/v1", "http://127.0.0.1:8000/v1", ""])

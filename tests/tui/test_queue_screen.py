@@ -179,7 +179,14 @@ async def test_a_sweep_is_a_table_with_the_best_first(harness: AppHarness) -> No
 
 async def test_a_sweep_of_many_settings_leaves_room_for_what_came_of_it(harness: AppHarness) -> None:
     async def many(store: Store) -> None:
-        keys = ("lora.r", "lora.alpha", "lora.dropout", "training.seed", "training.batch_size", "sampling.keyword_weight")
+        keys = (
+            "lora.r",
+            "lora.alpha",
+            "lora.dropout",
+            "training.seed",
+            "training.batch_size",
+            "sampling.keyword_weight",
+        )
         async with store.transaction() as t:
             group_id = await queue.add_group(t, "sweep", {})
             for number in (1, 2):
