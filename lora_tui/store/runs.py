@@ -91,7 +91,8 @@ async def take_over(store: Store, run_id: int, token: str | None = None) -> bool
             f" WHERE id=? AND state NOT IN ({_LIVE})",
             (*columns.values(), run_id),
         )
-        if taken:
+        if taken:  # who goes on with a run of the queue by hand says where, and whoever stops it then means it
+            await t.execute("UPDATE queue SET goes_on=0, device='' WHERE run_id=?", (run_id,))
             await t.execute(
                 "UPDATE commands SET done_at=?, outcome='dropped' WHERE run_id=? AND done_at IS NULL",
                 (time.time(), run_id),

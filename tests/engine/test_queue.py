@@ -233,6 +233,26 @@ def test_leaving_the_queue_stops_the_run_and_the_next_process_goes_on_with_it(
     assert seen == [False, True]
 
 
+def test_a_run_that_somebody_goes_on_with_and_stops_does_not_begin_again(
+    engine_harness: EngineHarness, jobs: dict[str, Any]
+) -> None:
+    async def train(ctx: RunContext) -> dict[str, Any]:
+        await ctx.stop_async.wait()
+        raise Stopped
+
+    jobs["train"] = train
+    number = add(engine_harness)
+    begun = begin_next(engine_harness.engine)
+    assert begun is not None
+    engine_harness.engine.call(stop_and_go_on_later(engine_harness.engine, number)).result(timeout=60)
+    assert begun.ending.result(timeout=60).state == "stopped"
+    assert waiting(engine_harness) == [number]
+    _, ending = engine_harness.engine.submit("train", Settings(), {}, number)
+    engine_harness.engine.stop(number)
+    assert ending.result(timeout=60).state == "stopped"
+    assert waiting(engine_harness) == []
+
+
 WORKER = """
 import asyncio, os, signal, sys
 from pathlib import Path
