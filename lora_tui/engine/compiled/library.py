@@ -76,7 +76,7 @@ def _compile(compiler: list[str], source: Path) -> bytes:
             if done.returncode == 0:
                 return made.read_bytes()
             said = one_line(done.stderr.decode(errors="replace").strip().partition("\n")[0])
-    raise CompilationError(f"the C compiler failed ({said})")
+    raise CompilationError(f"the C compiler failed ({said or 'it said nothing'})")
 
 
 def _processor() -> str:

@@ -49,6 +49,9 @@ _SECONDS_TO_END = 5.0
 
 _RANKS_OF_A_CPU = 2
 
+_FEW_RANKS = 4
+"""So many may share however few processors a machine has: slower, but somebody may be trying things out."""
+
 _POLL_SECONDS = 0.05
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -104,6 +107,11 @@ def choose_parallel(settings: FineTuning, device: torch.device) -> ParallelPlan 
         if isinstance(wanted, list):
             raise ConfigError("fine_tuning.devices: a list names GPUs, and this run trains on the CPU. Set a number.")
         count = wanted or _RANKS_OF_A_CPU
+        if count > max(_FEW_RANKS, os.cpu_count() or 1):
+            raise ConfigError(
+                f"fine_tuning.devices = {count}: this machine has {os.cpu_count()} processors, and each of the ranks "
+                "takes one, and memory for the whole model. Set a smaller number."
+            )
         return _plan(kind, ["cpu"] * count, _threads(count))
     if device.type != "cuda":
         raise ConfigError(f'fine_tuning.parallel = "{kind}" needs NVIDIA cards or a CPU, not {device}. Set "none".')

@@ -46,6 +46,13 @@ def test_a_cpu_is_divided_only_where_it_is_asked_for() -> None:
         chosen(CPU, parallel="ddp", devices=[0, 1])
 
 
+def test_a_cpu_has_no_more_ranks_than_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert chosen(CPU, parallel="ddp", devices=8) == ("ddp", ["cpu"] * 8)
+    with pytest.raises(ConfigError, match="devices = 9: this machine has 8 processors"):
+        chosen(CPU, parallel="ddp", devices=9)
+
+
 @pytest.mark.usefixtures("four_cards")
 def test_every_gpu_is_taken_unless_some_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen(CARD) == ("ddp", ["cuda:0", "cuda:1", "cuda:2", "cuda:3"])
