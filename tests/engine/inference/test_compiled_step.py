@@ -222,7 +222,11 @@ def test_without_a_compiler_torch_decodes(fresh: Path, words: Any, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("compiler", "reason"),
-    [("false", "the C compiler failed (it said nothing)"), ("'", "No closing quotation"), ("true", "No such file or directory")],
+    [
+        ("false", "the C compiler failed (it said nothing)"),
+        ("'", "No closing quotation"),
+        ("true", "No such file or directory"),
+    ],
 )
 def test_a_compiler_that_fails_is_named(
     fresh: Path, monkeypatch: pytest.MonkeyPatch, compiler: str, reason: str
