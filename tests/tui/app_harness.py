@@ -278,13 +278,15 @@ class AppHarness:
     config: Path | None = None
     key_named_in: Path | None = None
     commands_named_in: Path | None = None
+    notify_named_in: Path | None = None
 
     @asynccontextmanager
     async def app(
         self, size: tuple[int, int] = (120, 40), attach: int | None = None
     ) -> AsyncIterator[tuple[LoraApp, Pilot[None]]]:
         """An app that is on the screen and has polled the store once."""
-        view = AppState(lambda: Loaded(self.settings, self.config, self.key_named_in, None, self.commands_named_in))
+        named_in = (self.key_named_in, None, self.commands_named_in, self.notify_named_in)
+        view = AppState(lambda: Loaded(self.settings, self.config, *named_in))
         section = self.settings.app
         drawing = "full" if section.drawing == "auto" else section.drawing
         animated = section.animation != "none"

@@ -142,6 +142,23 @@ async def test_who_opens_the_app_is_told_what_waits_and_begins_it(harness: AppHa
         await wait_until(lambda: harness.backend.calls_of("work_queue")[1:] == [(False,)])
 
 
+async def test_who_works_the_queue_is_asked_what_a_file_has_done_at_the_end(
+    harness: AppHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LORA_TUI_CONFIG", str(tmp_path / "own"))
+    harness.settings = with_values(harness.settings, {"notify.on_finish": "say [bold]done[/bold]"})
+    harness.notify_named_in = tmp_path / "config.toml"
+    await harness.populate(add_waiting)
+    async with harness.app((100, 30)) as (app, pilot):
+        await pilot.press("4")
+        await wait_for_text(app, "next")
+        await pilot.press("W")
+        await wait_for_text(app, "it runs say [bold]done[/bold]")
+        assert harness.backend.calls_of("work_queue") == []
+        await pilot.press("a")
+        await wait_until(lambda: harness.backend.calls_of("work_queue") == [(True,)])
+
+
 async def test_a_run_of_the_queue_that_begins_is_told_and_followed(harness: AppHarness) -> None:
     await harness.populate(create_training_run)
     await harness.populate(add_waiting)

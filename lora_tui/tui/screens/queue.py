@@ -105,12 +105,17 @@ class QueueActions:
 
     async def switch(self) -> None:
         """Work through the queue, or begin nothing more of it."""
-        on = not self._services.backend.works_queue
+        if self._services.backend.works_queue:
+            await self._switch(on=False)
+        elif not await self._actions.asks_consent("train", None, lambda: self._switch(on=True)):  # who is told of ends
+            await self._switch(on=True)
+
+    async def _switch(self, *, on: bool) -> None:
         with self._services.reporting():
             await self._services.backend.work_queue(on=on)
             waiting = count(len(queue_places(self._services.state.runs)), "run")
             self._services.notify(
-                f"The queue is worked: {waiting} to begin." if on else f"Nothing more begins: {waiting} wait."
+                f"The queue is worked: {waiting} to begin." if on else f"Nothing more begins; in the queue: {waiting}."
             )
 
 
