@@ -72,7 +72,7 @@ Examples:
   lora-tui --run chat --prompt "unlock"
   lora-tui --run train --json --no-chat > train.jsonl
   lora-tui --run serve --adapter run-3
-  lora-tui --run train --train-data-file other.txt --queue && lora-tui --run queue
+  lora-tui --run train --train-data-file b.txt --queue; lora-tui --run queue
   lora-tui --run train --sweep "fine_tuning.optimizer.lora_lr=1e-4,3e-4,1e-3"
   lora-tui --resume"""
 

@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 import pytest
-import torch
 
 from lora_tui.engine.chat import streaming
+from lora_tui.engine.inference.fast_model import FastModel
 from lora_tui.errors import UsageError
 from lora_tui.protocol.reply import TextDelta
 from tests.engine.chat.chat_probe import ChatProbe
@@ -204,15 +204,10 @@ def test_the_loop_goes_on_while_a_reply_is_decoded(trained: Trained) -> None:
 
 
 def test_replies_can_be_computed_with_8_bit_weights(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows: list[int] = []
-    real = torch._weight_int8pack_mm
-
-    def counted(x: Any, *rest: Any) -> Any:
-        rows.append(len(x))
-        return real(x, *rest)
-
-    monkeypatch.setattr(torch, "_weight_int8pack_mm", counted)
+    asked: list[FastModel] = []
+    real = FastModel.read_int8
+    monkeypatch.setattr(FastModel, "read_int8", lambda model: (asked.append(model), real(model))[1])
     ChatProbe(trained.engine_harness, {"fine_tuning.chat.num_beams": 1}).ask("unlock")
-    assert not rows, "off unless it is asked for"
+    assert not asked, "off unless it is asked for"
     ChatProbe(trained.engine_harness, {"fine_tuning.chat.num_beams": 1, "fine_tuning.chat.int8": True}).ask("unlock")
-    assert set(rows) == {1}
+    assert asked

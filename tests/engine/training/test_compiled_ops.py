@@ -2,7 +2,6 @@
 
 import ctypes
 import itertools
-import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -144,17 +143,17 @@ def test_lora_of_other_precisions_and_masks_is_left_to_torch() -> None:
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "pthread_setattr_default_np"), reason="glibc's own function")
-def test_the_widest_lines_fit_a_thread_where_the_system_gives_little() -> None:
+def test_the_widest_lines_fit_a_thread_where_the_system_gives_little(monkeypatch: pytest.MonkeyPatch) -> None:
     low, matrix = random(9, 1), random(1, compiled_ops.MOST_SIZE)
     wanted = compiled_ops.low_rank_up([(low, matrix, None)], torch.float32)
-    child = os.fork()
-    if child == 0:  # pragma: no cover  # in another process, whose threads are new
-        system = ctypes.CDLL(None)
-        attributes = ctypes.create_string_buffer(256)
-        system.pthread_attr_init(attributes)
-        system.pthread_attr_setstacksize(attributes, ctypes.c_size_t(1 << 18))
-        system.pthread_setattr_default_np(attributes)
-        torch.set_num_threads(3)
-        found = compiled_ops.low_rank_up([(low, matrix, None)], torch.float32)
-        os._exit(0 if torch.equal(found, wanted) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    system = ctypes.CDLL(None)
+    usual, little = ctypes.create_string_buffer(256), ctypes.create_string_buffer(256)
+    system.pthread_getattr_default_np(usual)
+    system.pthread_attr_init(little)
+    system.pthread_attr_setstacksize(little, ctypes.c_size_t(1 << 18))
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 6)  # more than there are: new ones are made
+    system.pthread_setattr_default_np(little)
+    found = compiled_ops.low_rank_up([(low, matrix, None)], torch.float32)
+    system.pthread_setattr_default_np(usual)
+    assert torch.equal(found, wanted)

@@ -157,6 +157,7 @@ def test_on_a_gpu_it_is_said_why_graphs_are_not_used() -> None:
         called: list[str] = []
         gradient_step: Any = SimpleNamespace(
             device=torch.device("cuda"),
+            objective=None,
             fast=SimpleNamespace(uses_kernels=True, unsupported_reason=None),
             base=SimpleNamespace(
                 activation_checkpointing_enable=lambda *_, **__: called.append("checkpoints"),
