@@ -8,6 +8,7 @@
 #include <time.h>
 
 #define CALLS_ALONE 40
+#define LOST_SECONDS 0.02
 #define STACK_BYTES (4 << 20) /* of a thread: some work lays out rows there, and some systems give 512 KiB */
 
 typedef void Work(int thread, int threads, void *what);
@@ -21,6 +22,7 @@ static struct {
     Work *work;
     void *what;
     int threads, workers, calls_alone;
+    double lost; /* seconds by which calls together took longer than one thread alone would have */
 } pool = {.calls = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER};
 
 static _Thread_local double waited; /* seconds, but for short waits */
@@ -82,7 +84,7 @@ static void begin_anew(void) {
     pthread_mutex_init(&pool.sleep, NULL);
     pthread_cond_init(&pool.wake, NULL);
     atomic_store(&pool.number, 0), atomic_store(&pool.asleep, 0);
-    pool.workers = pool.calls_alone = 0;
+    pool.workers = pool.calls_alone = 0, pool.lost = 0.0;
 }
 
 __attribute__((constructor)) static void when_loaded(void) { pthread_atfork(NULL, NULL, begin_anew); }
@@ -99,7 +101,7 @@ static int start_worker(int thread, unsigned calls) { /* it is told its number, 
 }
 
 /* Have `threads` do the work together. Where other programs hold the cores they wait for one another longer than one
-   alone would take: then one alone does the next calls. */
+   alone would take: then one alone does the next calls. A call that begins threads, or wakes them, loses little. */
 static void run_on(int threads, Work *work, void *what) {
     if (threads <= 1) {
         work(0, 1, what);
@@ -127,7 +129,9 @@ static void run_on(int threads, Work *work, void *what) {
     work(0, pool.threads, what);
     for (int done; (done = atomic_load(&pool.done)) < pool.workers;) wait_while(&pool.done, done);
     const double took = now() - began;
-    if (waited > took * (pool.threads - 1) / pool.threads) pool.calls_alone = CALLS_ALONE;
+    pool.lost += waited - took * (pool.threads - 1) / pool.threads;
+    if (pool.lost < 0.0) pool.lost = 0.0;
+    if (pool.lost > LOST_SECONDS) pool.calls_alone = CALLS_ALONE, pool.lost = 0.0;
     pthread_mutex_unlock(&pool.calls);
 }
 
