@@ -1,8 +1,8 @@
 """Decoding steps in compiled code: the few tokens of a step go through all layers of a model in one call.
 
 What a step takes is to read the weights once. torch takes some 120 products a token, each with a start and an end of
-its own, and reaches half of the memory's speed with them; one call reaches all of it. The code is ``decoding.c`` in
-`engine/compiled`, where the structures that are declared here are explained. A token's values do not
+its own, and reaches 41 % of the memory's speed with them; one call reaches 68 (SmolLM2-135M, two cores). The code is
+``decoding.c`` in `engine/compiled`, where the structures that are declared here are explained. A token's values do not
 depend on what else is in the step.
 """
 
@@ -146,7 +146,7 @@ class CompiledSteps:
         `cosines` and signed `sines` are ``(rows, 1, width)``. Keys and values go into the cache. Raises `MemoryError`.
         """
         count = len(x)
-        found = x.to(torch.float32).contiguous().clone() if x.dtype == torch.float32 else x.float()
+        found = x.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         angles = [part.reshape(count, -1).float().contiguous() for part in (cosines, sines)]
         keys, values = _addresses(rows.cache.keys), _addresses(rows.cache.values)
         places, lengths = (_Count * count)(*rows.places), (_Count * count)(*rows.lengths)

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -11,13 +10,13 @@ from lora_tui.engine.data.chat_template import NotEncodableError
 from lora_tui.engine.data.examples import Example, searchable_text
 from lora_tui.engine.data.holdout import draw_documents, draw_holdout, question_digest
 from lora_tui.engine.data.reworded import EVERYDAY, reads_as_written, reworded
-from lora_tui.engine.training.encoding import ExampleEncoder
+from lora_tui.engine.training.encoding import EncodedDataset, ExampleEncoder
 from lora_tui.engine.training.everyday import everyday_in_turn
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.errors import LoraTuiError
 
 
-class TextDataset(Sequence[EncodedExample]):
+class TextDataset(EncodedDataset[EncodedExample]):
     """Sequence of tokenised examples: token ids and label mask, each ``(tokens,)``.
 
     `max_length` is in tokens: longer examples lose their end (`truncated` counts them) and those without a label left
@@ -41,12 +40,12 @@ class TextDataset(Sequence[EncodedExample]):
         self._encoder = ExampleEncoder(tokenizer, max_length, stops, known_tokens)
         self._keywords = tuple(keyword.casefold() for keyword in keywords)
         self.dropped: list[tuple[str, str]] = []
-        self._examples: list[EncodedExample] = []
+        self._items: list[EncodedExample] = []
         self._texts: list[Example] = []
         self.held_out_texts: list[Example] = []
         self._reworded_share, self._seed, self.max_length = reworded_share, seed, max_length
         self.extend(examples)
-        if not self._examples:
+        if not self._items:
             reason = f": {self.dropped[0][0]}: {self.dropped[0][1]}" if self.dropped else ""
             raise LoraTuiError(f"No example is left to train on{reason}.")
 
@@ -63,7 +62,7 @@ class TextDataset(Sequence[EncodedExample]):
             return
         text = searchable_text(example).casefold()
         has_keyword = any(keyword in text for keyword in self._keywords)
-        self._examples.append(replace(encoded, has_keyword=has_keyword))
+        self._items.append(replace(encoded, has_keyword=has_keyword))
         self._texts.append(example)
 
     def hold_out(
@@ -80,7 +79,7 @@ class TextDataset(Sequence[EncodedExample]):
         question that was held out when the run began: one that goes on divides as it did. Their text is kept in
         `held_out_texts`.
         """
-        examples, digests = self._examples, [question_digest(text) for text in self._texts]
+        examples, digests = self._items, [question_digest(text) for text in self._texts]
         if before is None:
             drawn = draw_documents(digests, documents or {}, share, seed) or draw_holdout(digests, share, seed)
         else:
@@ -88,7 +87,7 @@ class TextDataset(Sequence[EncodedExample]):
             drawn.sort(key=lambda index: before[digests[index]])
         self.held_out_texts = [self._texts[index] for index in drawn]
         kept = sorted(set(range(len(examples))).difference(drawn))
-        self._examples = [examples[index] for index in kept]
+        self._items = [examples[index] for index in kept]
         self._texts = [self._texts[index] for index in kept]
         return [examples[index] for index in drawn]
 
@@ -97,7 +96,7 @@ class TextDataset(Sequence[EncodedExample]):
 
         In the place of an everyday example each epoch reads another one.
         """
-        example = self._examples[index]
+        example = self._items[index]
         if example.source == EVERYDAY:
             return self._everyday(index, epoch)
         if reads_as_written(index, epoch, self._reworded_share):
@@ -109,9 +108,9 @@ class TextDataset(Sequence[EncodedExample]):
 
     def _everyday(self, index: int, epoch: int) -> EncodedExample:
         """Return what this epoch reads in the place of an everyday example; those lie together, behind the others."""
-        first = next(place for place, one in enumerate(self._examples) if one.source == EVERYDAY)
-        text = everyday_in_turn(index - first, epoch, len(self._examples) - first)
-        return self._exchanged(self._examples[index], text)
+        first = next(place for place, one in enumerate(self._items) if one.source == EVERYDAY)
+        text = everyday_in_turn(index - first, epoch, len(self._items) - first)
+        return self._exchanged(self._items[index], text)
 
     def _exchanged(self, example: EncodedExample, text: Example) -> EncodedExample:
         input_ids, is_label = self._encoder.tokens_and_labels(text)
@@ -119,40 +118,14 @@ class TextDataset(Sequence[EncodedExample]):
         changed = replace(example, input_ids=tuple(input_ids[:end]), is_label=tuple(is_label[:end]))
         return changed if changed.labels and self._encoder.is_known(changed) else example
 
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._examples[index]
-
     @property
     def texts(self) -> Sequence[Example]:
         """The examples as they were read."""
         return self._texts
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of all examples together."""
-        return sum(len(example.input_ids) for example in self._examples)
-
-    @property
-    def label_tokens(self) -> int:
-        """Tokens that count in the loss, of all examples together."""
-        return sum(example.labels for example in self._examples)
-
-    @property
-    def truncated(self) -> int:
-        """How many examples lost their end."""
-        return self._encoder.truncated
-
-    @property
-    def warnings(self) -> list[str]:
-        """What the tokenizer and its chat template did to the examples that their author may not expect."""
-        return self._encoder.warnings
-
     def fingerprint(self) -> str:
         """SHA-256 of all token ids and labels: datasets train the same model only if theirs are equal."""
         digest = hashlib.sha256()
-        for example in self._examples:
+        for example in self._items:
             digest.update(repr((example.input_ids, example.is_label, example.has_keyword)).encode())
         return digest.hexdigest()

@@ -6,7 +6,8 @@ same token (transformers#23530), and a mask by id would forget to teach the mode
 """
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any, Protocol, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -114,3 +115,51 @@ class ExampleEncoder:
     def _tokens(self, text: str) -> list[int]:
         """The tokens of a text; a beginning-of-sequence token that is written out in it is not doubled."""
         return single_bos(self._tokenizer, list(self._tokenizer(text)["input_ids"]))
+
+
+class Tokenised(Protocol):
+    """An example, or a judgement with one or two of them, as tokens."""
+
+    @property
+    def input_ids(self) -> Sequence[int]:
+        """All its tokens."""
+
+    @property
+    def labels(self) -> int:
+        """How many of them count in the loss."""
+
+
+Item = TypeVar("Item", bound=Tokenised)
+
+
+class EncodedDataset(Sequence[Item]):
+    """What data sets of tokenised items share: they are a sequence of them, and can be counted."""
+
+    _encoder: ExampleEncoder
+    _items: list[Item]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._items[index]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all items together; of a preference, those of both answers."""
+        return sum(len(item.input_ids) for item in self._items)
+
+    @property
+    def label_tokens(self) -> int:
+        """Tokens that count in the loss, of all items together."""
+        return sum(item.labels for item in self._items)
+
+    @property
+    def truncated(self) -> int:
+        """How many examples or answers lost their end."""
+        return self._encoder.truncated
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the tokenizer and its chat template did to the examples that their author may not expect."""
+        return self._encoder.warnings

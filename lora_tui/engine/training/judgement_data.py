@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from lora_tui.engine.data.chat_template import NotEncodableError
 from lora_tui.engine.data.examples import Example, JudgedAnswer, Judgement, Preference
 from lora_tui.engine.data.holdout import draw_holdout, question_digest
-from lora_tui.engine.training.encoding import ExampleEncoder
+from lora_tui.engine.training.encoding import EncodedDataset, ExampleEncoder
 from lora_tui.engine.training.objective import EncodedJudgement, EncodedPreference, EncodedVerdict
 from lora_tui.engine.training.packing import EncodedExample
 from lora_tui.engine.training.step import GradientStep
@@ -35,7 +34,7 @@ _TOKENS_AT_ONCE = 65_536
 """Tokens between two looks at whether the run is to stop, while references are computed."""
 
 
-class JudgementDataset(Sequence[EncodedJudgement]):
+class JudgementDataset(EncodedDataset[EncodedJudgement]):
     """Sequence of preferences or single verdicts as tokens.
 
     With `unpaired` a preference is two verdicts, as in KTO. `max_length`, `stops` and `known_tokens` are those of
@@ -116,36 +115,10 @@ class JudgementDataset(Sequence[EncodedJudgement]):
         """Put the reference log probabilities beside the judgements, in their order."""
         self._items = with_references(self._items, references)
 
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._items[index]
-
     @property
     def texts(self) -> Sequence[Example]:
         """The questions with the answers that are wanted: the better ones, and those that are desirable."""
         return _wanted(self._items, self._texts)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all judgements together, both answers counted."""
-        return sum(len(item.input_ids) for item in self._items)
-
-    @property
-    def label_tokens(self) -> int:
-        """Tokens of the answers of all judgements together."""
-        return sum(item.labels for item in self._items)
-
-    @property
-    def truncated(self) -> int:
-        """How many answers lost their end."""
-        return self._encoder.truncated
-
-    @property
-    def warnings(self) -> list[str]:
-        """What the tokenizer and its chat template did to the examples that their author may not expect."""
-        return self._encoder.warnings
 
     def fingerprint(self) -> str:
         """SHA-256 of all token ids and labels: datasets train the same model only if theirs are equal."""

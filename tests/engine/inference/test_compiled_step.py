@@ -28,8 +28,11 @@ from lora_tui.engine.inference.key_values import (
     StepAttention,
 )
 from lora_tui.engine.inference.matrices import RowAdapters
+from tests.engine.compiled import needs_compiler
 from tests.engine.inference.test_fast_model import FAMILIES, adapted, fast_of, make
 from tests.engine.tiny import make_tokenizer
+
+pytestmark = needs_compiler
 
 ROWS = 16
 DTYPES = (torch.float32, torch.bfloat16)

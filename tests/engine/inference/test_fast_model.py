@@ -26,6 +26,7 @@ from lora_tui.engine.inference.key_values import PromptAttention, Span, StepAtte
 from lora_tui.engine.inference.matrices import JoinedLinear, RowAdapters
 from lora_tui.engine.inference.readers import FastReader, TransformersReader
 from lora_tui.protocol.reply import Decoding
+from tests.engine.compiled import needs_compiler
 from tests.engine.tiny import make_tokenizer
 
 SIZES = {
@@ -131,6 +132,7 @@ def all_scores(fast: FastModel, ids: list[int], adapters: RowAdapters, parts: li
     return torch.cat(found)
 
 
+@needs_compiler
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("with_adapter", [False, True], ids=["base", "adapter"])
 def test_scores_are_transformers_own_however_a_prompt_is_read(words: Any, family: str, with_adapter: bool) -> None:
@@ -322,6 +324,7 @@ def test_changed_weights_are_noticed(words: Any) -> None:
     assert ours(merged, words, PROMPTS[:1], Decoding(max_new_tokens=8)) != before
 
 
+@needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_eight_bits_are_nearer_than_four(words: Any, dtype: torch.dtype) -> None:
     model = adapted(make("qwen2", words, dtype), ["q_proj", "v_proj"])

@@ -2,6 +2,7 @@
 
 import ctypes
 import itertools
+import os
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,6 +14,9 @@ from lora_tui.engine.training.fast import compiled_ops, cpu_ops
 from lora_tui.engine.training.fast.cpu_ops import HeadLayout
 from lora_tui.engine.training.fast.dropout import StoredMask
 from lora_tui.engine.training.fast.linear import LoraLinearSpec, are_compiled, lora_linears
+from tests.engine.compiled import needs_compiler
+
+pytestmark = needs_compiler
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -142,7 +146,9 @@ def test_lora_of_other_precisions_and_masks_is_left_to_torch() -> None:
     assert not are_compiled(x, [plain] * 4)
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "pthread_setattr_default_np"), reason="glibc's own function")
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "pthread_setattr_default_np") and not os.environ.get("CI"), reason="not glibc"
+)
 def test_the_widest_lines_fit_a_thread_where_the_system_gives_little(monkeypatch: pytest.MonkeyPatch) -> None:
     low, matrix = random(9, 1), random(1, compiled_ops.MOST_SIZE)
     wanted = compiled_ops.low_rank_up([(low, matrix, None)], torch.float32)
