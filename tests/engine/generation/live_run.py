@@ -37,6 +37,20 @@ class LiveRun:
         """How many requests have left."""
         return len(self.harness.server.received)
 
+    def wait_until_still(self) -> int:
+        """Wait until no call is open and none has left for a third of a second; returns how many requests have left.
+
+        What had begun when a pause came may still leave, on a busy machine a while after the pause is obeyed.
+        """
+
+        def is_still() -> bool:
+            before = self.sent()
+            time.sleep(0.3)
+            return self.harness.value("SELECT COUNT(*) FROM attempts WHERE status='sent'") == 0 and self.sent() == before
+
+        wait_for(is_still)
+        return self.sent()
+
     def end(self, seconds: float = 60.0) -> Outcome:
         """Wait for the run to end by itself."""
         return self.future.result(timeout=seconds)

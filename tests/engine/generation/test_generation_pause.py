@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,16 +20,6 @@ def paused_events(harness: GenerationHarness) -> list[bool]:
     return [event["paused"] for event in harness.events("paused")]
 
 
-def open_calls(harness: GenerationHarness) -> int:
-    return int(harness.value("SELECT COUNT(*) FROM attempts WHERE status='sent'"))
-
-
-def is_still(harness: GenerationHarness, sent: Callable[[], int]) -> bool:
-    """Whether no call is open, and none has left for a third of a second."""
-    before = sent()
-    time.sleep(0.3)
-    return open_calls(harness) == 0 and sent() == before
-
 
 def test_nothing_leaves_while_a_run_is_paused_and_it_goes_on_when_told(harness: GenerationHarness) -> None:
     harness.write("three.txt", made_up_text(3, 12))
@@ -38,8 +27,7 @@ def test_nothing_leaves_while_a_run_is_paused_and_it_goes_on_when_told(harness: 
     with live_run(harness, total_examples=20, num_examples_per_file=4, max_concurrency=4) as run:
         wait_for(lambda: harness.server.count("judge") >= 4)
         assert run.ask("pause") == "done"
-        wait_for(lambda: is_still(harness, run.sent))  # what had begun when the pause came may still leave
-        sent = run.sent()
+        sent = run.wait_until_still()
         time.sleep(0.6)
         assert run.sent() == sent
         assert harness.value("SELECT state FROM runs") == "running"
@@ -70,8 +58,7 @@ def test_a_call_that_waits_for_its_next_try_does_not_try_while_the_run_is_paused
     with live_run(harness, max_concurrency=1) as run:
         wait_for(lambda: harness.server.count(outcome="http") == 1)
         assert run.ask("pause") == "done"
-        wait_for(lambda: open_calls(harness) == 0)
-        sent = run.sent()
+        sent = run.wait_until_still()
         time.sleep(1.2)
         assert run.sent() == sent
         run.ask("continue")
@@ -84,8 +71,7 @@ def test_a_rate_limit_that_ends_during_a_pause_does_not_end_the_pause(harness: G
     with live_run(harness, total_examples=20, num_examples_per_file=6, max_concurrency=4) as run:
         wait_for(lambda: harness.server.count(outcome="http") == 1)
         run.ask("pause")
-        wait_for(lambda: open_calls(harness) == 0)
-        sent = run.sent()
+        sent = run.wait_until_still()
         time.sleep(1.0)
         assert run.sent() == sent
 
@@ -95,8 +81,7 @@ def test_a_stop_ends_a_paused_run_at_once(harness: GenerationHarness) -> None:
     with live_run(harness, total_examples=30, num_examples_per_file=4, max_concurrency=2) as run:
         wait_for(lambda: harness.server.count("judge") >= 2)
         run.ask("pause")
-        wait_for(lambda: open_calls(harness) == 0)
-        sent = run.sent()
+        sent = run.wait_until_still()
         asked_at = time.monotonic()
         run.engine.stop(run.run_id)
         outcome = run.end()
@@ -120,8 +105,7 @@ def test_a_paused_run_does_nothing_but_wait(harness: GenerationHarness, monkeypa
     with live_run(harness, total_examples=30, num_examples_per_file=4, max_concurrency=2) as run:
         wait_for(lambda: harness.server.count("judge") >= 2)
         run.ask("pause")
-        wait_for(lambda: open_calls(harness) == 0)
-        time.sleep(0.2)
+        run.wait_until_still()
         before = len(turns)
         time.sleep(0.5)
         assert len(turns) <= before + 1

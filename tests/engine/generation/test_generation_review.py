@@ -103,7 +103,7 @@ def test_a_pair_that_a_person_decides_before_its_turn_is_not_judged(harness: Gen
     with live_run(harness, total_examples=4, num_examples_per_file=2, max_concurrency=1) as run:
         pair_being_judged(harness)
         run.ask("pause")
-        wait_for(lambda: harness.rows(JUDGED_NOW) == [])
+        run.wait_until_still()
         (pair_id, *_) = pairs_in(harness, "waiting")
         run.do(override_pair, pair_id, verdict)
         judge_fast(harness)
@@ -121,7 +121,7 @@ def test_what_a_person_rejects_is_made_up_for(harness: GenerationHarness) -> Non
     with live_run(harness, total_examples=8, num_examples_per_file=2, max_concurrency=1) as run:
         wait_for(lambda: len(pairs_in(harness, "accepted")) >= 3)
         run.ask("pause")
-        wait_for(lambda: harness.rows(JUDGED_NOW) == [])
+        run.wait_until_still()
         for pair_id in pairs_in(harness, "accepted")[:2]:
             run.do(override_pair, pair_id, "rejected")
         harness.server.delay = 0.0
@@ -157,7 +157,7 @@ def test_what_a_person_accepts_need_not_be_asked_for(harness: GenerationHarness)
     with live_run(harness, total_examples=3, num_examples_per_file=2, max_concurrency=1) as run:
         wait_for(lambda: len(pairs_in(harness, "rejected")) >= 3)
         run.ask("pause")
-        wait_for(lambda: harness.rows(JUDGED_NOW) == [])
+        run.wait_until_still()
         for pair_id in pairs_in(harness, "rejected")[:3]:
             run.do(override_pair, pair_id, "accepted")
         sent = run.sent()
@@ -198,7 +198,7 @@ def test_a_pair_that_is_edited_before_its_turn_is_judged_as_it_is_then(harness: 
     with live_run(harness, total_examples=4, num_examples_per_file=2, max_concurrency=1) as run:
         pair_being_judged(harness)
         run.ask("pause")
-        wait_for(lambda: harness.rows(JUDGED_NOW) == [])
+        run.wait_until_still()
         (pair_id, *_) = pairs_in(harness, "waiting")
         answer = harness.value("SELECT answer FROM pairs WHERE id=?", pair_id)
         run.do(edit_pair, pair_id, "What is it really that is known?", answer)
