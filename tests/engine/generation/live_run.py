@@ -46,7 +46,9 @@ class LiveRun:
         def is_still() -> bool:
             before = self.sent()
             time.sleep(0.3)
-            return self.harness.value("SELECT COUNT(*) FROM attempts WHERE status='sent'") == 0 and self.sent() == before
+            return (
+                self.harness.value("SELECT COUNT(*) FROM attempts WHERE status='sent'") == 0 and self.sent() == before
+            )
 
         wait_for(is_still)
         return self.sent()

@@ -20,7 +20,6 @@ def paused_events(harness: GenerationHarness) -> list[bool]:
     return [event["paused"] for event in harness.events("paused")]
 
 
-
 def test_nothing_leaves_while_a_run_is_paused_and_it_goes_on_when_told(harness: GenerationHarness) -> None:
     harness.write("three.txt", made_up_text(3, 12))
     harness.server.delay = 0.1
