@@ -1,9 +1,11 @@
-/* Decoding steps of a Llama-like model on a CPU: a few tokens through all layers in one call.
+/* Decoding steps of a Llama-like model on a CPU: tokens through all layers in one call.
 
-   A step reads every weight once, and reading them is what takes its time. Each layer is six phases with a barrier
-   after each; a thread computes a part of the outputs of every product, and reads the weights where the model has
-   them. What a token gives does not depend on the tokens beside it: each sum has one order. Values are float32 in
-   between, rounded to the model's precision where transformers rounds them.
+   A step of a few tokens reads every weight once, and reading them is what takes its time. Each layer is six phases
+   with a barrier after each; a thread computes a part of the outputs of every product, and reads the weights where the
+   model has them. What a token gives does not depend on the tokens beside it: each sum has one order. Values are
+   float32 in between, rounded to the model's precision where transformers rounds them. Where there are matrix
+   instructions (tiles.h), they compute the products of bfloat16 whatever the number of tokens, so prompts come here
+   too.
 
    engine/inference/compiled_step.py declares the same structures and calls this. AHEAD was measured on two cores of a
    Xeon with AVX-512. */
@@ -11,6 +13,7 @@
 #include <stdlib.h>
 
 #include "threads.h"
+#include "tiles.h"
 
 #ifdef __AVX512F__ /* 32 registers of 16 numbers; elsewhere 16 of 8, or fewer */
 #define TILE_ROWS 8
@@ -24,6 +27,8 @@
 #define TILE_OUTPUTS 4
 #define MOST_PARTS 3
 #define MOST_WIDTH 256
+#define FEW_ROWS 16  /* up to so many rows each thread lays out for itself what a product reads: a barrier costs more */
+#define CHUNK 256    /* rows that go through all layers together: they stay in the cache of a core */
 #define AHEAD 16384 /* bytes ahead of which weights are asked for: 10.5 ms a token, 15.9 without (SmolLM2-135M) */
 
 /* ---- What compiled_step.py declares too ---- */
@@ -88,12 +93,6 @@ INLINE void load_weights(const char *from, int kind, Vector *found) {
     }
     UNROLL for (int way = 0; way < 4; way++)
         found[way] = __builtin_convertvector((Whole)(bits << (24 - 8 * way)) >> 24, Vector);
-}
-
-INLINE void split_two(const float *x, Vector *even, Vector *odd) {
-    const Vector a = load(x), b = load(x + LANES);
-    *even = SHUFFLED(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    *odd = SHUFFLED(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
 
 static const float *split(const float *x, size_t values, float *room, int kind) {
@@ -178,26 +177,64 @@ MATRIX(matrix_float32, FLOAT32)
 MATRIX(matrix_bfloat16, BFLOAT16)
 MATRIX(matrix_int8, INT8)
 
-/* Outputs `first` to `end` of one layer for rows of split x, to y (rows, stride), scaled, biased and rounded. */
-static void outputs_of(const Part *part, int weights, size_t inputs, size_t first, size_t end, const float *x,
-                       int64_t rows, float *y, size_t stride, int kind) {
-    (weights == FLOAT32 ? matrix_float32 : weights == BFLOAT16 ? matrix_bfloat16 : matrix_int8)(
-        part->weight, inputs, first, end, x, rows, y, stride);
-    for (int64_t r = 0; r < rows; r++)
-        for (size_t o = first; o < end; o++) {
-            const float scaled = weights == INT8 ? y[r * stride + o] * part->scales[o] : y[r * stride + o];
-            y[r * stride + o] = rounded_one(part->bias ? scaled + load_one(part->bias, o, kind) : scaled, kind);
-        }
-}
-
 typedef struct { /* what all threads of a call share */
     const Model *model;
     const Step *step;
     float *x, *parts, *attended, *activated, *scores; /* (rows, …) */
+    int tiled; /* whether matrix instructions compute scores */
+    int alone; /* whether each thread prepares all rows for itself */
+    size_t stride; /* scores of a query */
     Barrier barrier;
 } Call;
 
-typedef struct { float *normed, *split, *low, *scores; } Own; /* a thread's own */
+/* A thread's own: rows after a norm, and as a product reads them, are everybody's where they are many. */
+typedef struct { float *normed, *laid, *low, *scores; } Own;
+
+typedef struct { const float *plain, *laid; } Rows; /* as they are, and as a product reads them */
+
+/* Whether matrix instructions compute a product. It does not depend on the rows: a row always gives the same. */
+static int is_tiled(const Product *product, int kind) {
+    if (kind != BFLOAT16 || product->kind != BFLOAT16 || product->inputs % (2 * TILE) || !have_tiles()) return 0;
+    for (int64_t p = 0; p < product->parts; p++)
+        if (product->part[p].outputs % TILE) return 0;
+    return 1;
+}
+
+static const float *lay_out(const float *x, int64_t first, int64_t end, const Product *product, float *room, int kind) {
+    const size_t inputs = product->inputs;
+    if (!is_tiled(product, kind)) {
+        if (product->kind == FLOAT32) return x;
+        split(x + first * inputs, (end - first) * inputs, room + first * inputs, (int)product->kind);
+        return room;
+    }
+    for (int64_t r = first; r < end; r += TILE)
+        pack_rows(x + r * inputs, end - r < TILE ? end - r : TILE, inputs, room + r * inputs / 2);
+    return room;
+}
+
+/* Outputs `first` to `end` of one layer for rows that are laid out, to y (rows, stride), scaled, biased and rounded. */
+INLINE void outputs_of(const Part *part, int weights, int tiled, size_t inputs, size_t first, size_t end, const float *x,
+                       int64_t rows, float *y, size_t stride, int kind) {
+    if (tiled) tiled_outputs(part->weight, inputs, first, end, x, rows, y, stride);
+    else if (weights == FLOAT32) matrix_float32(part->weight, inputs, first, end, x, rows, y, stride);
+    else if (weights == BFLOAT16) matrix_bfloat16(part->weight, inputs, first, end, x, rows, y, stride);
+    else matrix_int8(part->weight, inputs, first, end, x, rows, y, stride);
+    if (kind == FLOAT32 && weights != INT8 && !part->bias) return;
+    for (int64_t r = 0; r < rows; r++) {
+        float *own = y + r * stride;
+        size_t o = first;
+        for (; o + LANES <= end; o += LANES) {
+            Vector value = load(own + o);
+            if (weights == INT8) value *= load(part->scales + o);
+            if (part->bias) value += load_kind(part->bias, o, kind);
+            store(own + o, rounded(value, kind));
+        }
+        for (; o < end; o++) {
+            const float scaled = weights == INT8 ? own[o] * part->scales[o] : own[o];
+            own[o] = rounded_one(part->bias ? scaled + load_one(part->bias, o, kind) : scaled, kind);
+        }
+    }
+}
 
 /* Add what a row's adapter gives for outputs `first` to `end` of a product. */
 static void add_low_rank(const LowRank *own, const float *x, size_t inputs, size_t outputs, size_t first, size_t end,
@@ -219,18 +256,18 @@ static void add_low_rank(const LowRank *own, const float *x, size_t inputs, size
     }
 }
 
-/* Outputs `first` to `end` of a product of all rows of x, to y (rows, outputs); `number` is its place in its layer. */
-static void multiply(const Call *call, const Product *product, size_t layer, int number, const float *x, size_t first,
+/* Outputs `first` to `end` of a product of all rows, to y (rows, outputs); `number` is its place in its layer. */
+static void multiply(const Call *call, const Product *product, size_t layer, int number, Rows x, size_t first,
                      size_t end, float *y, Own *own, int kind) {
     const Step *step = call->step;
-    const float *ordered = split(x, step->rows * product->inputs, own->split, (int)product->kind);
+    const int tiled = is_tiled(product, kind);
     size_t before = 0;
     for (int64_t p = 0; p < product->parts; p++) {
         const size_t size = product->part[p].outputs, after = before + size;
         const size_t from = first > before ? first - before : 0;
         const size_t to = end > after ? size : end > before ? end - before : 0;
         if (from < to)
-            outputs_of(&product->part[p], (int)product->kind, product->inputs, from, to, ordered, step->rows,
+            outputs_of(&product->part[p], (int)product->kind, tiled, product->inputs, from, to, x.laid, step->rows,
                        y + before, product->outputs, kind);
         before = after;
     }
@@ -238,13 +275,21 @@ static void multiply(const Call *call, const Product *product, size_t layer, int
         if (step->row_adapter[r] < 0) continue;
         const LowRank *found = &step->adapters[(step->row_adapter[r] * call->model->layers + layer) * 4 + number];
         if (found->ranks > 0)
-            add_low_rank(found, x + r * product->inputs, product->inputs, product->outputs, first, end,
+            add_low_rank(found, x.plain + r * product->inputs, product->inputs, product->outputs, first, end,
                          y + r * product->outputs, own->low, kind);
     }
 }
 
 /* Rows from which on torch's products are as fast. */
-int most_rows(void) { return MOST_ROWS; }
+int64_t most_rows(const Model *model) {
+    for (int64_t number = 0; number < model->layers; number++) {
+        const Layer *layer = &model->layer[number];
+        if (!is_tiled(&layer->query_key_value, model->kind) || !is_tiled(&layer->output, model->kind) ||
+            !is_tiled(&layer->gate_up, model->kind) || !is_tiled(&layer->down, model->kind))
+            return MOST_ROWS;
+    }
+    return INT64_MAX;
+}
 
 /* ---- Layers ---- */
 
@@ -262,7 +307,11 @@ INLINE void turn(const Model *model, const Step *step, int64_t row, const float 
     const size_t width = model->width, half = width / 2;
     const float *cosines = step->cosines + row * width, *sines = step->sines + row * width;
     if (weight) norm(x, weight, width, model->head_eps, plain, kind), x = plain;
-    for (size_t i = 0; i < width; i++) {
+    for (size_t i = 0; half % LANES == 0 && i < width; i += LANES) {
+        const Vector turned = rounded(load(x + (i < half ? i + half : i - half)) * load(sines + i), kind);
+        store(y + i, rounded(rounded(load(x + i) * load(cosines + i), kind) + turned, kind));
+    }
+    for (size_t i = 0; half % LANES && i < width; i++) {
         const float turned = rounded_one(x[i < half ? i + half : i - half] * sines[i], kind);
         y[i] = rounded_one(rounded_one(x[i] * cosines[i], kind) + turned, kind);
     }
@@ -303,78 +352,176 @@ INLINE void add_scores(const float *query, const void *keys, size_t at, size_t t
     }
 }
 
-INLINE void add_values(const float *weights, const void *values, size_t at, size_t tokens, size_t width, float *sums,
-                       int kind) {
+/* Scores of some queries of one key head, (queries, width) and as `pack_rows` lays them out, to (queries, stride). */
+INLINE void scores_of(const Call *call, const float *query, const float *packed, int64_t queries, const void *keys,
+                      size_t at, size_t tokens, float *scores, size_t stride, int kind) {
+    const size_t width = call->model->width;
+    const float scaling = call->model->scaling;
+    if (call->tiled) {
+        for (size_t t = 0; t < tokens; t += TILE)
+            tiled_scores((const uint16_t *)keys + at + t * width, tokens - t, width, packed, queries, scaling,
+                         scores + t, stride);
+        return;
+    }
+    for (int64_t q = 0; q < queries; q++)
+        add_scores(query + q * width, keys, at, tokens, width, scaling, scores + q * stride, kind);
+}
+
+/* Add the values, weighted, of one key head to the sums (queries, width) of some queries. */
+INLINE void add_values(const float *weights, size_t stride, int queries, const void *values, size_t at, size_t tokens,
+                       size_t width, float *sums, int kind) {
     for (size_t from = 0; from < width; from += LANES) {
-        Vector own = load(sums + from);
-        for (size_t t = 0; t < tokens; t++) own += all(weights[t]) * load_kind(values, at + t * width + from, kind);
-        store(sums + from, own);
+        Vector own[8];
+        UNROLL for (int q = 0; q < queries; q++) own[q] = load(sums + q * width + from);
+        for (size_t t = 0; t < tokens; t++) {
+            const Vector value = load_kind(values, at + t * width + from, kind);
+            UNROLL for (int q = 0; q < queries; q++) own[q] += all(weights[q * stride + t]) * value;
+        }
+        UNROLL for (int q = 0; q < queries; q++) store(sums + q * width + from, own[q]);
     }
 }
 
-/* Attention of one head of one row. */
-INLINE void attend(const Call *call, size_t number, int64_t row, int64_t head, float *scores, int kind) {
+INLINE void add_all_values(const float *weights, size_t stride, int64_t queries, const void *values, size_t at,
+                           size_t tokens, size_t width, float *sums, int kind) {
+    for (int64_t q = 0, count; q < queries; q += count) {
+        const int64_t left = queries - q;
+        const float *own = weights + q * stride;
+        count = left < 8 ? left : 8;
+        switch (count) {
+        case 1: add_values(own, stride, 1, values, at, tokens, width, sums + q * width, kind); break;
+        case 2: add_values(own, stride, 2, values, at, tokens, width, sums + q * width, kind); break;
+        case 3: add_values(own, stride, 3, values, at, tokens, width, sums + q * width, kind); break;
+        case 4: add_values(own, stride, 4, values, at, tokens, width, sums + q * width, kind); break;
+        case 5: add_values(own, stride, 5, values, at, tokens, width, sums + q * width, kind); break;
+        case 6: add_values(own, stride, 6, values, at, tokens, width, sums + q * width, kind); break;
+        case 7: add_values(own, stride, 7, values, at, tokens, width, sums + q * width, kind); break;
+        default: add_values(own, stride, 8, values, at, tokens, width, sums + q * width, kind);
+        }
+    }
+}
+
+/* Attention of `heads` heads, which share a key head, of `rows` rows, which follow one another in one sequence: they
+   read the same keys and values. No more than 16 together. */
+static void attend(const Call *call, size_t number, int64_t row, int64_t rows, int64_t head, int64_t heads,
+                   float *scores, const int kind) {
     const Model *model = call->model;
     const Step *step = call->step;
-    const size_t width = model->width, key_head = head / (model->heads / model->key_heads);
-    const float *parts = call->parts + row * (model->heads + 2 * model->key_heads) * width;
-    float query[MOST_WIDTH], plain[MOST_WIDTH], sums[MOST_WIDTH] = {0};
-    turn(model, step, row, parts + head * width, model->layer[number].query_norm, plain, query, kind);
-    const size_t prefix = step->prefix_tokens, own = step->lengths[row] + 1, tokens = prefix + own;
+    const size_t width = model->width, key_head = head / (model->heads / model->key_heads), stride = call->stride;
+    const int64_t queries = rows * heads;
+    float query[TILE * MOST_WIDTH], packed[TILE * MOST_WIDTH / 2], sums[TILE * MOST_WIDTH];
+    for (int64_t q = 0; q < queries; q++) {
+        const int64_t own = row + q / heads, place = own * (model->heads + 2 * model->key_heads) + head + q % heads;
+        float plain[MOST_WIDTH];
+        turn(model, step, own, call->parts + place * width, model->layer[number].query_norm, plain, query + q * width,
+             kind);
+    }
+    if (call->tiled) pack_rows(query, queries, width, packed);
+    const size_t prefix = step->prefix_tokens, before = step->lengths[row], all_own = before + rows;
     const size_t shared = key_head * step->prefix_capacity * width;
     const size_t at = (step->places[row] * model->key_heads + key_head) * step->capacity * width;
-    if (prefix) add_scores(query, step->prefix_keys[number], shared, prefix, width, model->scaling, scores, kind);
-    add_scores(query, step->keys[number], at, own, width, model->scaling, scores + prefix, kind);
-    float most = scores[0];
-    for (size_t t = 1; t < tokens; t++) most = scores[t] > most ? scores[t] : most;
-    for (size_t t = tokens; t % LANES; t++) scores[t] = -INFINITY;
-    Vector sum = {0};
-    for (size_t t = 0; t < tokens; t += LANES) {
-        const Vector difference = load(scores + t) - all(most);
-        const Vector weight = chosen(difference < -87.0f, (Vector){0}, exponential(difference));
-        store(scores + t, weight);
-        sum += weight;
+    if (prefix)
+        scores_of(call, query, packed, queries, step->prefix_keys[number], shared, prefix, scores, stride, kind);
+    scores_of(call, query, packed, queries, step->keys[number], at, all_own, scores + prefix, stride, kind);
+    float totals[TILE];
+    for (int64_t q = 0; q < queries; q++) {
+        float *own = scores + q * stride;
+        const size_t tokens = prefix + before + 1 + q / heads, end = (tokens + LANES - 1) / LANES * LANES;
+        for (size_t t = tokens; t < end; t++) own[t] = -INFINITY;
+        Vector most = load(own);
+        for (size_t t = LANES; t < end; t += LANES) most = chosen(load(own + t) > most, load(own + t), most);
+        float highest = most[0];
+        for (int lane = 1; lane < LANES; lane++) highest = most[lane] > highest ? most[lane] : highest;
+        Vector sum = {0};
+        for (size_t t = 0; t < end; t += LANES) {
+            const Vector difference = load(own + t) - all(highest);
+            const Vector weight = chosen(difference < -87.0f, (Vector){0}, exponential(difference));
+            store(own + t, weight);
+            sum += weight;
+        }
+        for (size_t t = end; t < prefix + all_own; t++) own[t] = 0.0f;
+        totals[q] = sum_of(sum);
     }
-    if (prefix) add_values(scores, step->prefix_values[number], shared, prefix, width, sums, kind);
-    add_values(scores + prefix, step->values[number], at, own, width, sums, kind);
-    const Vector total = all(sum_of(sum));
-    float *y = call->attended + (row * model->heads + head) * width;
-    for (size_t i = 0; i < width; i += LANES) store(y + i, rounded(load(sums + i) / total, kind));
+    memset(sums, 0, queries * width * sizeof *sums);
+    if (prefix) add_all_values(scores, stride, queries, step->prefix_values[number], shared, prefix, width, sums, kind);
+    add_all_values(scores + prefix, stride, queries, step->values[number], at, all_own, width, sums, kind);
+    for (int64_t q = 0; q < queries; q++) {
+        float *y = call->attended + ((row + q / heads) * model->heads + head + q % heads) * width;
+        for (size_t i = 0; i < width; i += LANES)
+            store(y + i, rounded(load(sums + q * width + i) / all(totals[q]), kind));
+    }
+}
+
+/* How many rows from `row` on follow one another in one sequence, `most` at most. */
+static int64_t rows_together(const Step *step, int64_t row, int64_t most) {
+    int64_t count = 1;
+    while (count < most && row + count < step->rows && step->places[row + count] == step->places[row] &&
+           step->lengths[row + count] == step->lengths[row] + count)
+        count++;
+    return count;
+}
+
+/* A thread's part of the attention of all rows. */
+INLINE void attend_all(int thread, int threads, const Call *call, size_t number, float *scores, int kind) {
+    const Model *model = call->model;
+    const int64_t group = model->heads / model->key_heads, rows = call->step->rows;
+    const int64_t heads = rows * model->key_heads >= 4 * threads && group <= TILE ? group : 1; /* a head each, of few */
+    int64_t turn = 0;
+    for (int64_t row = 0, count; row < rows; row += count) {
+        count = rows_together(call->step, row, TILE / heads);
+        for (int64_t head = 0; head < model->heads; head += heads, turn++)
+            if (turn % threads == thread) {
+                if (kind == BFLOAT16) attend(call, number, row, count, head, heads, scores, BFLOAT16);
+                else attend(call, number, row, count, head, heads, scores, FLOAT32);
+            }
+    }
 }
 
 INLINE void add_to(float *x, const float *y, int64_t rows, size_t size, size_t first, size_t end, int kind) {
     for (int64_t r = 0; r < rows; r++)
-        for (size_t i = first; i < end; i++) x[r * size + i] = rounded_one(x[r * size + i] + y[r * size + i], kind);
+        for (size_t i = r * size + first; i < r * size + end; i += LANES)
+            store(x + i, rounded(load(x + i) + load(y + i), kind));
+}
+
+/* Rows after a norm, if there is one, as a product reads them. Many rows are prepared by all threads, a part each. */
+INLINE Rows prepared(int thread, int threads, Call *call, const float *x, const void *weight, const Product *product,
+                     Own *own, int kind) {
+    const int64_t rows = call->step->rows, blocks = (rows + TILE - 1) / TILE, inputs = product->inputs;
+    const int alone = call->alone;
+    const int64_t first = alone ? 0 : blocks * thread / threads * TILE, last = blocks * (thread + 1) / threads * TILE;
+    const int64_t end = alone || last > rows ? rows : last;
+    for (int64_t r = first; weight && r < end; r++)
+        norm(x + r * inputs, weight, inputs, call->model->eps, own->normed + r * inputs, kind);
+    const float *plain = weight ? own->normed : x, *laid = lay_out(plain, first, end, product, own->laid, kind);
+    if (!alone) meet(&call->barrier, threads);
+    return (Rows){plain, laid};
 }
 
 INLINE void all_layers(int thread, int threads, Call *call, Own *own, int kind) {
     const Model *model = call->model;
-    const int64_t rows = call->step->rows, heads = rows * model->heads, key_heads = rows * model->key_heads;
+    const int64_t rows = call->step->rows, key_heads = rows * model->key_heads;
     const size_t hidden = model->hidden, inner = model->inner;
     const size_t first = share(hidden, thread, threads), end = share(hidden, thread + 1, threads);
     const size_t from = share(inner, thread, threads), to = share(inner, thread + 1, threads);
-    float *x = call->x, *normed = own->normed;
+    float *x = call->x, *sums = own->normed;
     for (int64_t number = 0; number < model->layers; number++) {
         const Layer *layer = &model->layer[number];
         const size_t parts = layer->query_key_value.outputs;
-        for (int64_t r = 0; r < rows; r++)
-            norm(x + r * hidden, layer->attention_norm, hidden, model->eps, normed + r * hidden, kind);
-        multiply(call, &layer->query_key_value, number, 0, normed, share(parts, thread, threads),
+        Rows read = prepared(thread, threads, call, x, layer->attention_norm, &layer->query_key_value, own, kind);
+        multiply(call, &layer->query_key_value, number, 0, read, share(parts, thread, threads),
                  share(parts, thread + 1, threads), call->parts, own, kind);
         meet(&call->barrier, threads);
         for (int64_t one = key_heads * thread / threads; one < key_heads * (thread + 1) / threads; one++)
             keep(call, number, one / model->key_heads, one % model->key_heads, kind);
         meet(&call->barrier, threads);
-        for (int64_t one = heads * thread / threads; one < heads * (thread + 1) / threads; one++)
-            attend(call, number, one / model->heads, one % model->heads, own->scores, kind);
+        attend_all(thread, threads, call, number, own->scores, kind);
         meet(&call->barrier, threads);
-        multiply(call, &layer->output, number, 1, call->attended, first, end, normed, own, kind);
-        add_to(x, normed, rows, hidden, first, end, kind);
+        read = prepared(thread, threads, call, call->attended, NULL, &layer->output, own, kind);
+        multiply(call, &layer->output, number, 1, read, first, end, sums, own, kind);
+        add_to(x, sums, rows, hidden, first, end, kind);
         meet(&call->barrier, threads);
-        for (int64_t r = 0; r < rows; r++)
-            norm(x + r * hidden, layer->feed_forward_norm, hidden, model->eps, normed + r * hidden, kind);
-        multiply(call, &layer->gate_up, number, 2, normed, from, to, call->parts, own, kind);
-        multiply(call, &layer->gate_up, number, 2, normed, inner + from, inner + to, call->parts, own, kind);
+        read = prepared(thread, threads, call, x, layer->feed_forward_norm, &layer->gate_up, own, kind);
+        multiply(call, &layer->gate_up, number, 2, read, from, to, call->parts, own, kind);
+        multiply(call, &layer->gate_up, number, 2, read, inner + from, inner + to, call->parts, own, kind);
         for (int64_t r = 0; r < rows; r++)
             for (size_t i = from; i < to; i += LANES) {
                 const Vector gate = load(call->parts + r * 2 * inner + i);
@@ -383,8 +530,9 @@ INLINE void all_layers(int thread, int threads, Call *call, Own *own, int kind) 
                 store(call->activated + r * inner + i, rounded(gated * up, kind));
             }
         meet(&call->barrier, threads);
-        multiply(call, &layer->down, number, 3, call->activated, first, end, normed, own, kind);
-        add_to(x, normed, rows, hidden, first, end, kind);
+        read = prepared(thread, threads, call, call->activated, NULL, &layer->down, own, kind);
+        multiply(call, &layer->down, number, 3, read, first, end, sums, own, kind);
+        add_to(x, sums, rows, hidden, first, end, kind);
         meet(&call->barrier, threads);
     }
     for (int64_t r = thread; r < rows; r += threads)
@@ -397,8 +545,13 @@ static void layers_of_kind(int thread, int threads, void *what) {
     Layers *layers = what;
     Call *call = &layers->call;
     Own *own = &layers->own[thread];
-    if (call->model->kind == BFLOAT16) all_layers(thread, threads, call, own, BFLOAT16);
-    else all_layers(thread, threads, call, own, FLOAT32);
+    TileShapes before;
+    if (call->model->kind == BFLOAT16) {
+        if (have_tiles()) begin_tiles(&before);
+        all_layers(thread, threads, call, own, BFLOAT16);
+        if (have_tiles()) end_tiles(&before);
+    } else
+        all_layers(thread, threads, call, own, FLOAT32);
 }
 
 static float *room_for(size_t values) {
@@ -416,28 +569,49 @@ static size_t most_ranks(const Model *model, const Step *step) {
     return most;
 }
 
-/* Take x (rows, hidden), embeddings, through all layers and the last norm. 0, or 1 where there is no memory. */
+/* Rows `first` to `end` of a step. */
+static Step part_of(const Step *step, size_t first, size_t end, size_t width) {
+    Step part = *step;
+    part.rows = end - first;
+    part.cosines += first * width, part.sines += first * width;
+    part.places += first, part.lengths += first;
+    if (step->adapters) part.row_adapter += first;
+    return part;
+}
+
+/* Take x (rows, hidden), embeddings, through all layers and the last norm. 0, or 1 where there is no memory. Of one
+   sequence earlier tokens come first: with many rows, they have been kept when later ones look back. */
 int decode_step(const Model *model, const Step *step, float *x, int threads) {
-    const size_t rows = step->rows, hidden = model->hidden, inner = model->inner, width = model->heads * model->width;
+    const size_t hidden = model->hidden, inner = model->inner, width = model->heads * model->width;
+    const size_t rows = step->rows < CHUNK ? step->rows : CHUNK;
     const size_t parts = greater(width + 2 * model->key_heads * model->width, 2 * inner);
     const size_t inputs = greater(greater(hidden, inner), width);
     size_t tokens = step->prefix_tokens + 1;
-    for (size_t r = 0; r < rows; r++) tokens = greater(tokens, step->prefix_tokens + step->lengths[r] + 1);
-    const size_t scores = (tokens + LANES) / LANES * LANES, ranks = most_ranks(model, step) / LANES * LANES + LANES;
-    const size_t shared = rows * (parts + width + inner), own_size = rows * (hidden + inputs) + scores + ranks;
-    float *memory = room_for(shared + threads * own_size);
+    for (int64_t r = 0; r < step->rows; r++) tokens = greater(tokens, step->prefix_tokens + step->lengths[r] + 1);
+    const size_t stride = (tokens + 2 * LANES) / LANES * LANES, scores = TILE * stride, ranks = most_ranks(model, step) / LANES * LANES + LANES;
+    const size_t shared = rows * (parts + width + inner), laid = (rows + TILE) * inputs, own_size = scores + ranks;
+    const int alone = rows <= FEW_ROWS;
+    const size_t prepared_size = rows * hidden + laid;
+    float *memory = room_for(shared + (alone ? threads : 1) * prepared_size + threads * own_size);
     Own *own = malloc(threads * sizeof *own);
     if (memory && own) {
-        Layers layers = {{.model = model, .step = step, .x = x, .parts = memory}, own};
+        Layers layers = {{.model = model, .parts = memory, .alone = alone, .stride = stride}, own};
+        layers.call.tiled = model->kind == BFLOAT16 && model->width % (2 * TILE) == 0 && have_tiles();
         layers.call.attended = memory + rows * parts;
         layers.call.activated = layers.call.attended + rows * width;
+        float *next = memory + shared + (alone ? threads : 1) * prepared_size;
         for (int t = 0; t < threads; t++) {
-            own[t].normed = memory + shared + t * own_size;
-            own[t].split = own[t].normed + rows * hidden;
-            own[t].scores = own[t].split + rows * inputs;
+            own[t].normed = memory + shared + (alone ? t : 0) * prepared_size;
+            own[t].laid = own[t].normed + rows * hidden;
+            own[t].scores = next + t * own_size;
             own[t].low = own[t].scores + scores;
         }
-        run_on(threads, layers_of_kind, &layers);
+        for (size_t first = 0; first < (size_t)step->rows; first += rows) {
+            const size_t end = first + rows < (size_t)step->rows ? first + rows : (size_t)step->rows;
+            const Step part = part_of(step, first, end, model->width);
+            layers.call.step = &part, layers.call.x = x + first * hidden;
+            run_on(threads, layers_of_kind, &layers);
+        }
     }
     const int failed = !memory || !own;
     free(memory), free(own);
@@ -447,18 +621,21 @@ int decode_step(const Model *model, const Step *step, float *x, int threads) {
 static void head_of(int thread, int threads, void *what) {
     Call *call = what;
     const Product *head = &call->model->head;
-    outputs_of(&head->part[0], (int)head->kind, head->inputs, share(head->outputs, thread, threads),
-               share(head->outputs, thread + 1, threads), call->x, call->step->rows, call->scores, head->outputs,
-               (int)call->model->kind);
+    const int kind = (int)call->model->kind, tiled = is_tiled(head, kind);
+    TileShapes before;
+    if (tiled) begin_tiles(&before);
+    outputs_of(&head->part[0], (int)head->kind, tiled, head->inputs, share(head->outputs, thread, threads),
+               share(head->outputs, thread + 1, threads), call->x, call->step->rows, call->scores, head->outputs, kind);
+    if (tiled) end_tiles(&before);
 }
 
 /* Scores (rows, vocabulary) of the next token, for hidden states x (rows, hidden). 0, or 1 where there is no memory. */
 int decode_scores(const Model *model, int64_t rows, const float *x, float *scores, int threads) {
     const Step step = {.rows = rows};
-    float *room = room_for(rows * model->hidden);
+    float *room = room_for((rows + TILE) * model->hidden);
     if (!room) return 1;
     Call call = {.model = model, .step = &step, .scores = scores};
-    call.x = (float *)split(x, rows * model->hidden, room, (int)model->head.kind);
+    call.x = (float *)lay_out(x, 0, rows, &model->head, room, (int)model->kind);
     run_on(threads, head_of, &call);
     free(room);
     return 0;

@@ -71,6 +71,13 @@ INLINE void store_kind(void *to, size_t at, Vector value, int kind) {
         store((float *)to + at, value);
 }
 
+/* 32 numbers as those at even and at odd places. */
+INLINE void split_two(const float *x, Vector *even, Vector *odd) {
+    const Vector a = load(x), b = load(x + LANES);
+    *even = SHUFFLED(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    *odd = SHUFFLED(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+
 INLINE void sums_of_four(Vector a, Vector b, Vector c, Vector d, float *sums) {
     const Vector ab = SHUFFLED(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23)
                     + SHUFFLED(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);

@@ -2,7 +2,8 @@
 
 Known are the families whose layers are laid out like Llama's: Llama, Mistral, Qwen2 and Qwen3, by their exact classes
 and with nothing attached to them. What a token costs is then its products, a norm, a rotation and an attention a layer.
-The formulas and the precision of each step are transformers'. On a CPU a few tokens at a time go through compiled code.
+The formulas and the precision of each step are transformers'. On a CPU a few tokens at a time go through compiled code,
+any number where the processor multiplies matrices (AMX).
 """
 
 import logging

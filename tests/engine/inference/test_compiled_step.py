@@ -35,6 +35,8 @@ from tests.engine.tiny import make_tokenizer
 pytestmark = needs_compiler
 
 ROWS = 16
+MANY_ROWS = 290
+"""More than go through all layers together."""
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -55,7 +57,7 @@ def model_of(words: Any, family: str, dtype: torch.dtype) -> tuple[FastModel, Co
                     parameter.normal_(std=0.3)
     fast = fast_of(model)
     assert fast._steps is not None
-    fast._steps.most_rows = ROWS  # whatever this processor has
+    fast._steps.most_rows = MANY_ROWS  # whatever this processor has
     return fast, fast._steps
 
 
@@ -79,7 +81,7 @@ def pass_of(fast: FastModel, kind: str, rows: int) -> tuple[torch.Tensor, torch.
         return tokens, torch.tensor(lengths), cache, StepAttention(cache, lengths, fast.scaling)
     if kind == "prompt":
         first = rows // 2
-        cache = filled(fast, 3, 48)
+        cache = filled(fast, 3, 30 + rows)
         spans = [Span(2, 0, first, 7), Span(0, first, rows, 30)]
         positions = torch.tensor([*range(7, 7 + first), *range(30, 30 + rows - first)])
         return tokens, positions, cache, PromptAttention(cache, spans, fast.scaling)
@@ -94,7 +96,7 @@ def pass_of(fast: FastModel, kind: str, rows: int) -> tuple[torch.Tensor, torch.
 @torch.no_grad()
 def test_values_are_torchs(words: Any, family: str, dtype: torch.dtype, kind: str) -> None:
     fast, steps = model_of(words, family, dtype)
-    for rows in (2, 3, 8, 13, ROWS):
+    for rows in (2, 3, 8, 13, ROWS, 33, MANY_ROWS):
         names = ["first", None, "second"]
         adapters = RowAdapters.of([names[row % 3] for row in range(rows)], fast.device)
         found = []
@@ -109,15 +111,19 @@ def test_values_are_torchs(words: Any, family: str, dtype: torch.dtype, kind: st
             assert error < (2e-6 if dtype == torch.float32 else 6e-2), (rows, error)
 
 
-@pytest.mark.parametrize("int8", [False, True], ids=["whole", "int8"])
+@pytest.mark.parametrize(
+    ("family", "int8"), [("llama", False), ("qwen3", False), ("llama", True)], ids=["llama", "qwen3", "int8"]
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 @torch.no_grad()
-def test_a_token_has_the_same_bits_whatever_is_beside_it(words: Any, dtype: torch.dtype, int8: bool) -> None:
-    fast, _ = model_of(words, "llama", dtype)
+def test_a_token_has_the_same_bits_whatever_is_beside_it(
+    words: Any, dtype: torch.dtype, family: str, int8: bool
+) -> None:
+    fast, _ = model_of(words, family, dtype)
     if int8:
         fast.read_int8()
         assert fast._steps is not None
-        fast._steps.most_rows = ROWS
+        fast._steps.most_rows = MANY_ROWS
     lengths = [random.Random(place).randrange(60) for place in range(ROWS)]
     tokens, names = torch.arange(5, 5 + ROWS), [("first", None, "second")[row % 3] for row in range(ROWS)]
 
@@ -142,6 +148,38 @@ def test_a_token_has_the_same_bits_whatever_is_beside_it(words: Any, dtype: torc
         for threads in (1, 2, 3):
             for row, found in zip(rows, scores(rows, threads), strict=True):
                 assert torch.equal(found, together[row]), (rows, row, threads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@torch.no_grad()
+def test_a_prompt_has_the_same_bits_in_parts_and_beside_others(words: Any, family: str, dtype: torch.dtype) -> None:
+    fast, _ = model_of(words, family, dtype)
+    draw = random.Random(1)
+    prompts = [[draw.randrange(5, 60) for _ in range(tokens)] for tokens in (1, MANY_ROWS, 40)]
+
+    def read(parts: list[list[tuple[int, int, int]]]) -> list[torch.Tensor]:
+        """Passes over parts of prompts, ``(prompt, start, end)``; hidden states of each prompt's last token."""
+        cache = fast.new_cache()
+        cache.reserve(len(prompts), MANY_ROWS)
+        found = [torch.empty(0)] * len(prompts)
+        for one in parts:
+            tokens = [token for place, start, end in one for token in prompts[place][start:end]]
+            positions = [position for _, start, end in one for position in range(start, end)]
+            spans, at = list[Span](), 0
+            for place, start, end in one:
+                spans.append(Span(place, at, at + end - start, start))
+                at += end - start
+            attention = PromptAttention(cache, spans, fast.scaling)
+            hidden = fast.hidden(torch.tensor(tokens), torch.tensor(positions), attention)
+            for span in spans:
+                found[span.place] = hidden[span.end - 1]
+        return found
+
+    together = read([[(0, 0, 1), (2, 0, 40)], [(1, 0, MANY_ROWS - 1)], [(1, MANY_ROWS - 1, MANY_ROWS)]])
+    alone = read([[(0, 0, 1)], [(1, 0, 7)], [(1, 7, 8), (2, 0, 33)], [(1, 8, MANY_ROWS), (2, 33, 40)]])
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(one, other)
 
 
 @torch.no_grad()

@@ -330,8 +330,6 @@ def test_eight_bits_are_nearer_than_four(words: Any, dtype: torch.dtype) -> None
     model = adapted(make("qwen2", words, dtype), ["q_proj", "v_proj"])
     ids = 2 * words("Question: what is the capital of france, and why?")["input_ids"]
     fast, adapters = fast_of(model), RowAdapters(everywhere="default")
-    assert fast._steps is not None
-    assert len(ids) > fast._steps.most_rows
     exact = all_scores(fast, ids, adapters, [1] * len(ids))
     with torch.no_grad():
         rough = make("qwen2", words, dtype)
@@ -341,6 +339,8 @@ def test_eight_bits_are_nearer_than_four(words: Any, dtype: torch.dtype) -> None
                 parameter.copy_((parameter / scale).round() * scale)
     four_bits = all_scores(fast_of(adapted(rough, ["q_proj", "v_proj"])), ids, adapters, [1] * len(ids))
     fast.read_int8()
+    assert fast._steps is not None
+    assert len(ids) > fast._steps.most_rows
     eight_bits = all_scores(fast, ids, adapters, [1] * len(ids))
     error = (eight_bits - exact).square().mean()
     assert 0.0 < error < 0.05 * (four_bits - exact).square().mean()
