@@ -1,7 +1,8 @@
 """``--doctor``: what this machine has, what is missing, and the command that fixes each problem.
 
-Reads and asks, changes nothing: keys are looked for but never shown or sent, and the endpoint is asked for its list of
-models without one, because any answer at all shows that it can be reached.
+Reads and asks, changes nothing but the cache, where what is compiled on the way is kept: keys are looked for but never
+shown or sent, and the endpoint is asked for its list of models without one, because any answer at all shows that it can
+be reached.
 """
 
 import importlib.metadata
@@ -27,6 +28,7 @@ from lora_tui.config.generation import DataGeneration
 from lora_tui.config.load import Loaded, load_settings
 from lora_tui.config.models import Settings
 from lora_tui.config.paths import cache_folder, log_folder
+from lora_tui.engine.compiled.library import DECODING, TRAINING, load_library
 from lora_tui.engine.generation.canaries import JudgeCheck
 from lora_tui.engine.generation.client.wire import shown_url
 from lora_tui.engine.generation.endpoint_memory import EndpointNotes, known_checks, memory_file, recall
@@ -155,11 +157,18 @@ def _version(name: str) -> str | None:
 
 
 def _compiler() -> Iterator[Finding]:
-    """The C compiler that decoding on a CPU is compiled with."""
-    command = os.environ.get("CC", "").split() or ["cc"]
-    absent = "none found: on a CPU, answers take about twice as long"
-    remedy = "install gcc or clang, or name one with CC=…"
-    yield _found("Device", "C compiler", shutil.which(command[0]), absent, "missing", remedy)
+    """The C compiler, by what it makes of our code; where torch could be loaded, also by what that code computes."""
+    reasons = [found for source in (DECODING, TRAINING) if isinstance(found := load_library(source), str)]
+    if not reasons and "torch" in sys.modules:
+        from lora_tui.engine.inference import compiled_step
+        from lora_tui.engine.training.fast import compiled_ops
+
+        computes = (compiled_step.unusable_reason(), compiled_ops.unusable_reason())
+        reasons = [reason for reason in computes if reason is not None]
+    works = None if reasons else f"{os.environ.get('CC') or 'cc'} compiles our code for this processor"
+    costs = "on a CPU, replies take about twice as long and training a tenth longer; everything else works"
+    absent = f"{one_line(redact(reasons[0]), 120)}: {costs}" if reasons else ""
+    yield _found("Device", "C compiler", works, absent, "missing", "install gcc or clang, or name one with CC=…")
 
 
 def _device() -> Iterator[Finding]:
@@ -229,7 +238,7 @@ def _one_endpoint(generation: DataGeneration, required: Level) -> Iterator[Findi
     answer = _probe(f"{base_url}/models")
     shown = shown_url(base_url)
     reached = f"{shown} answers" if answer is None else None
-    remedy = f"check data_generation.base_url and the network, {builtin}"
+    remedy = f"check {generation.address_key} and the network, {builtin}"
     yield _found("Generation", "endpoint", reached, f"{shown} cannot be reached: {answer}", required, remedy)
     yield from _learned(shown, generation)
 

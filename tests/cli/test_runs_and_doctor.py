@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from lora_tui.cli import doctor
 from lora_tui.cli.request import Request
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
+from lora_tui.engine.compiled.library import load_library
 from lora_tui.engine.generation.canaries import JudgeCheck, check_key
 from lora_tui.engine.generation.endpoint_memory import EndpointNotes, memory_file, remember, remember_check
 from lora_tui.terminal.report import Report
@@ -113,6 +115,7 @@ def endpoint() -> Iterator[tuple[str, list[dict[str, str]]]]:
 
 
 def examined(program: Program, *arguments: str) -> tuple[Ended, dict[str, dict[str, str]]]:
+    program.environment["CC"] = "false"  # it tries the compiler for some seconds, where the cache is empty
     ended = program.run("", "--doctor", "--json", *arguments)
     return ended, {line["name"]: line for line in ended.lines() if line["event"] == "check"}
 
@@ -144,6 +147,15 @@ def examined_here(config: Path, monkeypatch: pytest.MonkeyPatch, status: int = 1
     return out.getvalue()
 
 
+@pytest.fixture
+def untried() -> Iterator[None]:
+    """Nothing is known of a compiler, and nothing will be."""
+    load_library.cache_clear()
+    yield
+    load_library.cache_clear()
+
+
+@pytest.mark.usefixtures("untried")
 def test_the_doctor_names_what_mends_each_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "config.toml"
     config.write_text('[data_generation]\nbase_url = "http://127.0.0.1:9/v1"\n')
@@ -156,6 +168,19 @@ def test_the_doctor_names_what_mends_each_problem(tmp_path: Path, monkeypatch: p
     assert "✗ cache" in said
     assert "export LORA_TUI_CACHE=FOLDER" in said
     assert "Problems: 2" in said
+
+
+@pytest.mark.usefixtures("untried")
+def test_the_doctor_tries_the_compiler_that_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORA_TUI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CC", "false")
+    (found,) = doctor._compiler()
+    assert (found.level, found.value.partition(":")[0]) == ("missing", "the C compiler failed (it said nothing)")
+    assert "everything else works" in found.value
+    monkeypatch.setattr(doctor, "load_library", lambda source: object())
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    (found,) = doctor._compiler()
+    assert (found.level, found.value) == ("ok", "false compiles our code for this processor")
 
 
 def test_the_doctor_tells_in_which_form_an_endpoint_is_asked_and_why(

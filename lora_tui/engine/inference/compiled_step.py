@@ -82,6 +82,12 @@ class _Step(ctypes.Structure):
     )
 
 
+def unusable_reason() -> str | None:
+    """Why torch decodes instead: there is no compiled code, or it is wrong on this machine; None where it is used."""
+    library = load_library(DECODING)
+    return library if isinstance(library, str) else _mistake(library)
+
+
 @dataclass(frozen=True, slots=True)
 class StepShape:
     """What a step must know of a model besides its weights; `head_eps` is that of the norms of queries and keys."""
@@ -121,9 +127,8 @@ class CompiledSteps:
         if self._dtype not in _KINDS or self.norm.device.type != "cpu":
             raise UnsupportedError("weights that are not float32 or bfloat16 on the CPU")
         library = load_library(DECODING)
-        reason = library if isinstance(library, str) else _mistake(library)
-        if isinstance(library, str) or reason is not None:
-            raise UnsupportedError(f"no compiled code: {reason}")
+        if isinstance(library, str) or (reason := unusable_reason()) is not None:
+            raise UnsupportedError(f"no compiled code: {library if isinstance(library, str) else reason}")
         self._library = library
         self._kind = _KINDS[self._dtype]
         width, hidden = self.shape.width, len(self.norm)

@@ -3,8 +3,9 @@
 import ctypes
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def values(compute: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor) -
 
 def assert_alike(compute: Callable[..., Tensor], inputs: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiled code gives torch's values, and the same bits on one and on three threads."""
-    assert compiled_ops._library() is not None, "there is no compiled code"
+    assert compiled_ops.unusable_reason() is None
     grad = random(*compute(*inputs).shape, seed=9)
     calls: list[str] = []
     call = compiled_ops._call
@@ -144,6 +145,41 @@ def test_lora_of_other_precisions_and_masks_is_left_to_torch() -> None:
         assert not are_compiled(x, [plain, other])
     assert not are_compiled(x.double(), [plain])
     assert not are_compiled(x, [plain] * 4)
+
+
+@pytest.fixture
+def untested() -> Iterator[None]:
+    """Nothing is known of the code, and nothing will be."""
+    compiled_ops.unusable_reason.cache_clear()
+    yield
+    compiled_ops.unusable_reason.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("rms_norm", "rms_norm_gradient", "swiglu", "swiglu_gradient", "by_key_head", "by_token"),
+        *("low_rank_down", "low_rank_sums", "low_rank_up"),
+    ],
+)
+@pytest.mark.usefixtures("untested")
+def test_code_that_computes_something_else_is_not_used(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = getattr(compiled_ops, name)
+
+    def wrong(*arguments: Any) -> Any:
+        found = right(*arguments)
+        if found is None:  # it has written into its last argument
+            return arguments[-1].mul_(1.05)
+        return tuple(one * 1.05 for one in found) if isinstance(found, tuple) else found * 1.05
+
+    monkeypatch.setattr(compiled_ops, name, wrong)
+    with caplog.at_level("INFO"):
+        assert not compiled_ops.usable(random(3, 64))
+        assert not compiled_ops.usable(random(3, 64))
+    (record,) = caplog.records
+    assert "it computes something else on this machine" in record.message
 
 
 @pytest.mark.skipif(

@@ -6,13 +6,17 @@ it, than on matrix products. The code is ``training.c`` in `engine/compiled`, wh
 """
 
 import ctypes
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lora_tui.engine.compiled.library import TRAINING, load_library
+
+_log = logging.getLogger(__name__)
 
 _KINDS = {torch.float32: 0, torch.bfloat16: 1}
 LANES = 16
@@ -75,9 +79,13 @@ class _Heads(ctypes.Structure):
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
+def unusable_reason() -> str | None:
+    """Why torch computes instead: there is no compiled code, or it is wrong on this machine; None where it is used."""
     found = load_library(TRAINING)
-    return None if isinstance(found, str) else found
+    reason = found if isinstance(found, str) else _mistake()
+    if reason is not None:
+        _log.info("training is computed by torch alone instead of compiled code, which is slower: %s", reason)
+    return reason
 
 
 def usable(*tensors: Tensor, multiple: int = LANES) -> bool:
@@ -91,7 +99,7 @@ def usable(*tensors: Tensor, multiple: int = LANES) -> bool:
             and not one.is_nested
             for one in tensors
         )
-        and _library() is not None
+        and unusable_reason() is None
     )
 
 
@@ -222,6 +230,63 @@ def _seen(x: Tensor, dropped: Tensor | None) -> _Seen:
 
 
 def _call(name: str, what: ctypes.Structure) -> None:
-    library = _library()
-    assert library is not None, "usable() has said so"
+    library = load_library(TRAINING)
+    assert not isinstance(library, str), "usable() has said so"
     library[name](ctypes.byref(what), torch.get_num_threads())
+
+
+def _mistake() -> str | None:
+    """Compute a little with each function and compare it with torch; say which is wrong on this machine, or None."""
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        for dtype in _KINDS:
+            generator = torch.Generator().manual_seed(0)
+            x, other, grad = (torch.randn(5, 64, generator=generator).to(dtype) for _ in range(3))
+            for name, found, expected in (*_passing_cases(x, other, grad), *_low_rank_cases(x, other, generator)):
+                allowed = 1e-4 if found.dtype == torch.float32 else 2e-2  # of a result that is rounded once
+                if not torch.allclose(found.float(), expected.float(), rtol=allowed, atol=allowed):
+                    return f"it computes something else on this machine ({name}, {dtype})"
+    return None
+
+
+_Case = tuple[str, Tensor, Tensor]
+"""What is computed, what was found, and what torch says."""
+
+
+def _passing_cases(x: Tensor, other: Tensor, grad: Tensor) -> Iterator[_Case]:
+    """Norm, gated unit and rotation with their gradients; all are ``(5, 64)``, of one precision."""
+    leaf, other_leaf = x.float().requires_grad_(), other.float().requires_grad_()
+    expected = functional.rms_norm(leaf, (64,), other[0].float(), 1e-6)
+    y, factors = rms_norm(x, other[0], 1e-6)
+    yield "norm", y, expected
+    (of_norm,) = torch.autograd.grad(expected, leaf, grad.float())
+    yield "the norm's gradient", rms_norm_gradient(x, other[0], factors, grad), of_norm
+    expected = functional.silu(leaf) * other_leaf
+    yield "gated unit", swiglu(x, other), expected
+    gradients = torch.autograd.grad(expected, (leaf, other_leaf), grad.float())
+    for found, wanted in zip(swiglu_gradient(x, other, grad), gradients, strict=True):
+        yield "the gated unit's gradient", found, wanted
+    cos, sin = (part.float()[:, None, :16].contiguous() for part in (other, grad))
+    first, second = x.float().view(5, 2, 32).transpose(0, 1)[:, :, None].chunk(2, dim=-1)
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+    heads = by_key_head(x, 2, 32, cos, sin)
+    yield "rotation", heads, turned
+    yield "order of heads", by_token(by_key_head(x, 2, 32), x.dtype), x
+    yield (
+        "rotation back",
+        by_token(heads, torch.float32, cos, -sin),
+        x.float() * (cos**2 + sin**2).repeat(1, 1, 4)[:, 0],
+    )
+
+
+def _low_rank_cases(x: Tensor, other: Tensor, generator: torch.Generator) -> Iterator[_Case]:
+    """LoRA's products of `x` ``(5, 64)``, with an odd number of tokens and ranks, and with dropout."""
+    dropped = torch.arange(3, x.numel(), 7)
+    seen = x.float().flatten().index_fill(0, dropped, 0.0).view(5, 64)
+    matrix, low = torch.randn(6, 64, generator=generator), torch.empty(5, 8)
+    low_rank_down(x, dropped, matrix, 0.5, low[:, :6])
+    yield "product with A", low[:, :6], 0.5 * seen @ matrix.T
+    yield "gradient of A", low_rank_sums(x, dropped, low[:, :6]), low[:, :6].T @ seen
+    kept = torch.ones(x.numel()).index_fill(0, dropped, 0.0).view(5, 64)
+    expected = low[:, :6] @ matrix * kept + low[:, :6] @ matrix + other[0].float()
+    products = [(low[:, :6], matrix, dropped), (low[:, :6], matrix, None)]
+    yield "product with B", low_rank_up(products, x.dtype, other[0].contiguous()), expected
