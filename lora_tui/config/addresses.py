@@ -11,6 +11,11 @@ OPENAI_URL = "https://api.openai.com/v1"
 """The address where ``data_generation.base_url`` is empty."""
 
 
+def address_advice(key: str, url: str) -> str:
+    """Return what to do, after "please", so that the address at a dotted key is `url`; a list keeps its others."""
+    return f"set {key} to {url}" if key.endswith("base_url") else f"write {url} in its place in {key}"
+
+
 def each_once(urls: Iterable[str]) -> list[str]:
     """Return addresses in their order, each once: with a slash at the end and without is the same endpoint."""
     return list(dict.fromkeys(url.rstrip("/") for url in urls))

@@ -5,7 +5,7 @@ Beside `models`, which holds the rest of the configuration and says what all of 
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from lora_tui.config.addresses import each_once, of_host
 from lora_tui.config.values import (
@@ -200,6 +200,7 @@ class DataGeneration(Section):
     batch_analysis: BatchAnalysis = Field(default_factory=BatchAnalysis)
     adaptive_aggregator: Aggregator = Field(default_factory=Aggregator)
     mix: Mix = Field(default_factory=Mix)
+    _address_key: str = PrivateAttr("base_url")
 
     @property
     def judges(self) -> list[str]:
@@ -226,12 +227,20 @@ class DataGeneration(Section):
         """The environment variables that hold keys of endpoints."""
         return [self.api_key_env, *self.api_key_envs.values()]
 
+    @property
+    def address_key(self) -> str:
+        """The dotted key that has the address of settings `at` one of `urls`."""
+        return f"data_generation.{self._address_key}"
+
     def at(self, url: str) -> Self:
         """Return the settings as they are for one of `urls` alone: its address, its key's variable, its model."""
         own = {"base_url": url, "base_urls": [], "judge_base_urls": []}
         own["api_key_env"] = of_host(self.api_key_envs, url) or self.api_key_env
         own["model"] = of_host(self.models_by_host, url) or self.model
-        return self.model_copy(update=own)
+        here = self.model_copy(update=own)
+        writers = "base_urls" if self.base_urls else "base_url"
+        here._address_key = writers if url in self.writer_urls else "judge_base_urls"
+        return here
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -348,7 +348,7 @@ def _key_of(ctx: RunContext, chosen: DataGeneration) -> str:
     key = os.environ.get(chosen.api_key_env, "").strip()
     if not key and not chosen.base_url:
         raise UnreachableError(
-            f"{chosen.api_key_env} is not set: export it, or set data_generation.base_url to a server of your own, or "
+            f"{chosen.api_key_env} is not set: export it, or set {chosen.address_key} to a server of your own, or "
             'data_generation.model="builtin".'
         )
     if not key.isascii() or not key.isprintable():

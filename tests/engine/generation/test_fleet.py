@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation import fleet_members
 from lora_tui.engine.generation.client import contact, outage
+from lora_tui.engine.generation.client.refusals import end_of_run
 from tests.engine.generation.generation_harness import KEY, GenerationHarness
 from tests.engine.generation.live_run import live_run, wait_for
 from tests.openai_server import MODEL, OpenAIServer, http, made_up_text
@@ -112,9 +114,20 @@ def test_a_wrong_key_at_one_leaves_that_one_out(
     told = [one["message"] for one in harness.events("warning") if other.url in one["message"]]
     assert len(told) == 1
     assert "refuses the key in OTHER_KEY" in told[0]
+    assert "or set another data_generation.base_urls." in told[0]
     assert "It is left out; 1 other endpoint goes on." in told[0]
     assert states(harness)[0]["state"] == "left out"
     assert "sk-wrong" not in str(harness.rows("SELECT payload FROM events"))
+
+
+def test_advice_names_the_key_that_has_the_address() -> None:
+    data = DataGeneration(base_urls=["http://a:1/v1/"], judge_base_urls=["http://a:1/v1", "http://b:1/v1"])
+    own = [data.at(url) for url in data.urls]
+    assert [one.address_key for one in own] == ["data_generation.base_urls", "data_generation.judge_base_urls"]
+    advice = end_of_run("tls", "http://b:1/v1", own[1], "model", "(no)", has_key=True)
+    assert advice is not None
+    assert advice.endswith("\nWrite https://b:1/v1 in its place in data_generation.judge_base_urls.")
+    assert DataGeneration().at("").address_key == "data_generation.base_url"
 
 
 def test_each_host_gets_its_own_key_and_its_own_name_of_the_model(

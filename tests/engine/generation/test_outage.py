@@ -178,7 +178,7 @@ def test_http_to_a_port_that_speaks_tls_is_told_at_once(
 def test_https_to_a_port_that_speaks_none_is_told_at_once(harness: GenerationHarness, endpoint: RawEndpoint) -> None:
     outcome = harness.run(base_url=f"https{endpoint.url[4:]}", timeout=2.0)
     assert outcome.exit_status == 3
-    assert f"perhaps data_generation.base_url is {endpoint.url}" in (outcome.error or "")
+    assert f"perhaps {endpoint.url} is meant (data_generation.base_url)" in (outcome.error or "")
 
 
 def test_a_certificate_that_nobody_vouches_for_is_named(

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from lora_tui.config.addresses import address_advice
 from lora_tui.engine.generation.client.answers import HttpClient
 from lora_tui.engine.generation.client.outage import Outage
 from lora_tui.engine.generation.client.rate_limit import TransientFailure
@@ -33,17 +34,19 @@ _LONGEST_PATIENCE = 60.0
 
 
 class Contact:
-    """Looks at one `address`; `shown` makes one line of what a library says, without secrets."""
+    """Looks at one `address`, which the configuration has at `key`; `shown` makes one line of what a library says."""
 
     def __init__(
         self,
         address: str,
+        key: str,
         http: HttpClient,
         shown: Callable[[str], str],
         warn: Callable[[str], None],
         stop: asyncio.Event,
     ) -> None:
         self.address = address
+        self._key = key
         self._http = http
         self._shown = shown
         self._warn = warn
@@ -75,7 +78,7 @@ class Contact:
         if base is None or self._redirects == _MAX_REDIRECTS:
             return UnreachableError(
                 f"{own} redirects to {shown or 'nowhere'} (HTTP {status}); neither key nor passages are sent "
-                "there.\nIf that is the address you mean, set data_generation.base_url to it."
+                f"there.\nIf that is the address you mean, {address_advice(self._key, 'it')}."
             )
         self._redirects += 1
         self.address = self._http.base_url = base
@@ -85,9 +88,9 @@ class Contact:
     async def advice(self, url: str, reason: str, *, unreached: bool) -> str:
         """Return what a connection that failed says of the address, shown as `url`: that the other scheme is meant."""
         if self.address.startswith("http://") and not unreached and await speaks_tls(self.address):
-            return f"The port speaks TLS: set data_generation.base_url to https{url[4:]}."
+            return f"The port speaks TLS: {address_advice(self._key, f'https{url[4:]}')}."
         if unreached and await may_speak_no_tls(self.address, reason):
-            return f"The port takes connections, but no TLS: perhaps data_generation.base_url is http{url[5:]}."
+            return f"The port takes connections, but no TLS: perhaps http{url[5:]} is meant ({self._key})."
         return ""
 
     async def first(self) -> str | None:
@@ -109,7 +112,7 @@ class Contact:
                 return None
         return (
             f"{shown_url(self.address)} takes connections and answers nothing ({sum(_FIRST_LOOKS):g} s).\n"
-            "Check data_generation.base_url; if the server is still starting, go on with --resume when it is ready."
+            f"Check {self._key}; if the server is still starting, go on with --resume when it is ready."
         )
 
     async def _silence(self, seconds: float) -> str | None:

@@ -127,7 +127,7 @@ class Endpoint:
         self._capabilities: dict[str, Capabilities] = {}
         who = f"{self._url} (model {chosen.model}, key from {self._key_name})"
         self.http = make_http_client(base_url, key, chosen.timeout)
-        self._contact = Contact(base_url, self.http, self._redacted_line, warn, stop)
+        self._contact = Contact(base_url, chosen.address_key, self.http, self._redacted_line, warn, stop)
         tell = emit if others_have_room is None else lambda kind, /, **payload: None  # whoever has several tells
         self._outage = Outage(self._url, who, chosen.give_up_after, stop, self._contact.look, tell)
         self.may_come_back = True
@@ -271,7 +271,7 @@ class Endpoint:
         hint = await self._contact.advice(self._url, reason, unreached=unreached)
         if not hint and not unreached:
             return TransientFailure(f"the connection failed ({reason})", overdue=overdue)
-        start = f"Start the server that answers for {model}, or set data_generation.base_url"
+        start = f"Start the server that answers for {model}, or set {self._chosen.address_key}"
         hint = hint or f"{start} (the key comes from {self._key_name})."
         self._fatal = f"Cannot connect to {self._url} ({reason}).\n{hint}"
         return UnreachableError(self._fatal)
@@ -307,7 +307,7 @@ class Endpoint:
         meaning = meaning_of(error, parameters, model)
         if "prompt" in parameters and status in (404, *REFUSAL_STATUSES) and meaning in ("model", "parameter", "other"):
             return FormRefused(one_line(text or f"HTTP {status}", 120))
-        if (end := end_of_run(meaning, self._url, model, self._key_name, said, has_key=bool(self._key))) is not None:
+        if (end := end_of_run(meaning, self._url, self._chosen, model, said, has_key=bool(self._key))) is not None:
             return UnreachableError(end)
         match meaning:
             case "filtered":

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from lora_tui.config.addresses import address_advice
+from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation.client.wire import exceeds_context, names_a_parameter, sent_names
 
 
@@ -190,27 +192,31 @@ def meaning_of(error: ErrorAnswer, parameters: Mapping[str, Any], model: str) ->
     return "other"
 
 
-def end_of_run(meaning: Meaning, url: str, model: str, variable: str, said: str, *, has_key: bool) -> str | None:
+def end_of_run(
+    meaning: Meaning, url: str, chosen: DataGeneration, model: str, said: str, *, has_key: bool
+) -> str | None:
     """Return the message where no further request will be answered: what, and what to do; else None.
 
-    `said` is the endpoint's answer in brackets, `variable` the one that holds the key.
+    `said` is the endpoint's answer in brackets, `chosen` its own settings.
     """
+    key, variable = chosen.address_key, chosen.api_key_env
     match meaning:
         case "key" | "forbidden":
             what = f"refuses the key in {variable}" if has_key else f"wants a key and {variable} is not set"
-            return f"{url} {what} {said}.\nExport the right key as {variable}, or set another base_url."
+            return f"{url} {what} {said}.\nExport the right key as {variable}, or set another {key}."
         case "credit":
             return (
                 f"The account behind {variable} has no quota left at {url} {said}.\nAdd credit and go on with "
-                f"--resume, or set another key or data_generation.base_url; {model} was to be asked."
+                f"--resume, or set another key or {key}; {model} was to be asked."
             )
         case "model":
             return (
                 f"{url} has no model {model!r} or no such address {said}.\nCheck data_generation.model and "
-                f"data_generation.base_url, which usually ends in /v1 (the key comes from {variable})."
+                f"{key}, which usually ends in /v1 (the key comes from {variable})."
             )
         case "tls":
-            return f"{url} wants an encrypted connection {said}.\nSet data_generation.base_url to https{url[4:]}."
+            advice = address_advice(key, f"https{url[4:]}")
+            return f"{url} wants an encrypted connection {said}.\n{advice[0].upper()}{advice[1:]}."
     return None
 
 
