@@ -14,7 +14,7 @@ from lora_tui.engine.runtime.engine import Outcome
 from lora_tui.engine.runtime.resume import store_flag
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
-from lora_tui.store.rows import LIVE_STATES, Event, Run
+from lora_tui.store.rows import LIVE_STATES, Event, Run, worked_seconds
 from lora_tui.terminal.signals import Interrupts
 from lora_tui.terminal.streams import Streams
 
@@ -86,7 +86,7 @@ class RunFollower:
     def ending(self, outcome: Outcome, run: Run | None) -> RunEnding:
         """Return how the run ended; its ``done`` event says when, the row of `run` what it took."""
         at = self.done.at if self.done is not None else run.ended_at if run is not None else None
-        seconds = run.ended_at - run.started_at if run and run.ended_at and run.started_at else None
+        seconds = None if run is None else worked_seconds(run, run.ended_at)
         return RunEnding(outcome, at or time.time(), seconds, resume_command(self.run_id, self.store.path))
 
 

@@ -17,7 +17,7 @@ from lora_tui.store.connection import Store
 from lora_tui.store.damage import StoreError
 from lora_tui.store.queries.run_figures import RunFigures, run_figures
 from lora_tui.store.queries.runs import RunLine, run_lines
-from lora_tui.store.rows import LIVE_STATES, Run
+from lora_tui.store.rows import LIVE_STATES, Run, worked_seconds
 from lora_tui.terminal.report import Report, json_line, timestamp
 from lora_tui.terminal.signals import BROKEN_PIPE_STATUS, Interrupts
 from lora_tui.terminal.streams import Streams
@@ -170,10 +170,8 @@ def _shortened_path(folder: str | None) -> str:
 
 
 def _seconds(run: RunLine) -> float | None:
-    """Return how long a run has taken; the heartbeat stands for the end of one that is live."""
-    if run.started_at is None:
-        return None
-    return max(0.0, (run.ended_at or run.heartbeat) - run.started_at)
+    """Return how long a run was worked on; the heartbeat stands for the end of one that is live."""
+    return worked_seconds(run, run.ended_at or run.heartbeat)
 
 
 def _row(run: RunLine, figures: RunFigures) -> dict[str, str]:

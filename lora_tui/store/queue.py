@@ -17,7 +17,7 @@ from typing import Any
 from lora_tui.store.connection import Store
 from lora_tui.store.owner import new_token, this_process
 from lora_tui.store.rows import LIVE_STATES, RESUMABLE_MODES, TRAINING_MODES, WAITING
-from lora_tui.store.runs import still_beats
+from lora_tui.store.runs import RESUMES, still_beats
 
 ALL_DEVICES = "all"
 """The device of a run that is divided among all that the machine has."""
@@ -172,9 +172,9 @@ async def take(store: Store, entry: QueueEntry, device: str, token: str | None =
         if device and any(in_the_way(other.device, device) for other in await busy(t)):
             return False
         taken = await t.execute(
-            f"UPDATE runs SET state='queued', ended_at=NULL, error=NULL, result=NULL, {'=?, '.join(columns)}=?"
+            f"UPDATE runs SET {RESUMES}, {'=?, '.join(columns)}=?"
             f" WHERE id=? AND state=? AND EXISTS (SELECT 1 FROM queue WHERE run_id = runs.id AND {TO_DO})",
-            (*columns.values(), entry.run_id, entry.state),
+            (columns["heartbeat"], *columns.values(), entry.run_id, entry.state),
         )
         if not taken:
             return False

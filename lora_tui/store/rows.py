@@ -7,7 +7,7 @@ lie in 0-1 unless a docstring says otherwise.
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 LIVE_STATES = ("queued", "running", "stopping")
 """States in which a run has an owner; the others are `waiting`, `finished`, `stopped`, `failed` and `interrupted`."""
@@ -51,6 +51,27 @@ class Run:
     error: str | None
     written: list[str] | None
     """The dotted keys of `settings` that somebody wrote; None for all of them, as in runs of older versions."""
+    idle_seconds: float
+    """The seconds from its ends to its resumptions."""
+
+
+class Timed(Protocol):
+    """What tells how long a run was worked on."""
+
+    @property
+    def started_at(self) -> float | None:
+        """When it was begun first; None for one that was not."""
+
+    @property
+    def idle_seconds(self) -> float:
+        """How much of the time since then nobody worked on it."""
+
+
+def worked_seconds(run: Timed, until: float | None) -> float | None:
+    """Return how long a run was worked on until a time, in seconds; None for one that has not begun, or no time."""
+    if run.started_at is None or until is None:
+        return None
+    return max(0.0, until - run.started_at - run.idle_seconds)
 
 
 @dataclass(frozen=True, slots=True)

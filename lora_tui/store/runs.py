@@ -33,6 +33,13 @@ _OWNER_COLUMNS = (  # of their types, whatever a damaged row holds
     " CAST(heartbeat AS REAL) AS heartbeat, CAST(ticks AS INTEGER) AS ticks, place"
 )
 
+RESUMES = (
+    "state='queued', error=NULL, result=NULL, ended_at=NULL,"
+    " idle_seconds=idle_seconds + CASE WHEN started_at IS NULL THEN 0"
+    " ELSE MAX(0, ?1 - COALESCE(ended_at, heartbeat)) END"
+)
+"""What an ``UPDATE`` sets in a run that goes on, or begins, at the time ``?1``: it was idle since it ended."""
+
 _PASSED_OVER = 20
 """Damaged runs that a search for the newest one passes over, at most."""
 
@@ -87,9 +94,8 @@ async def take_over(store: Store, run_id: int, token: str | None = None) -> bool
     columns = this_process() | {"owner": token or new_token(), "heartbeat": time.time()}
     async with store.transaction() as t:
         taken = await t.execute(
-            f"UPDATE runs SET state='queued', ended_at=NULL, error=NULL, result=NULL, {'=?, '.join(columns)}=?"
-            f" WHERE id=? AND state NOT IN ({_LIVE})",
-            (*columns.values(), run_id),
+            f"UPDATE runs SET {RESUMES}, {'=?, '.join(columns)}=? WHERE id=? AND state NOT IN ({_LIVE})",
+            (columns["heartbeat"], *columns.values(), run_id),
         )
         if taken:  # who goes on with a run of the queue by hand says where, and whoever stops it then means it
             await t.execute("UPDATE queue SET goes_on=0, device='' WHERE run_id=?", (run_id,))

@@ -201,6 +201,9 @@ CREATE INDEX waiting_runs ON runs(state) WHERE state IN ('waiting', 'interrupted
 """
 """The queue of runs (`lora_tui.store.queue`), and the groups of those that a sweep adds; `point` is what one sets."""
 
+_IDLE = "ALTER TABLE runs ADD COLUMN idle_seconds REAL NOT NULL DEFAULT 0;"
+"""The seconds from a run's ends to its resumptions, in which nobody worked on it; of older runs they are not known."""
+
 MIGRATIONS: tuple[str, ...] = (
     INITIAL,
     _WHAT_PEOPLE_DO,
@@ -217,6 +220,7 @@ MIGRATIONS: tuple[str, ...] = (
     _PRICED_CALLS,
     _BATCHES,
     _QUEUE,
+    _IDLE,
 )
 """SQL scripts; entry n takes a file from version n to n + 1."""
 

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from lora_tui.config.models import Notify
 from lora_tui.protocol.ending import Ending
-from lora_tui.store.rows import Run
+from lora_tui.store.rows import Run, worked_seconds
 from lora_tui.text import one_line
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def ending_of(run: Run, store: str) -> Ending:
     """Return how a run has ended, from its row."""
     result = run.result or {}
     score = next((result[name] for name in ("best_score", "tuned_score") if isinstance(result.get(name), float)), None)
-    seconds = run.ended_at - run.started_at if run.ended_at and run.started_at else None
+    seconds = worked_seconds(run, run.ended_at)
     failed = int(run.state == "failed")
     return Ending(run.state, run.id, run.mode, run.name, score, seconds, run.error or "", failed=failed, store=store)
 

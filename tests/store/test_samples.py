@@ -2,7 +2,7 @@
 
 `samples/version-N.db.xz` were written by the last commit before version N + 1: a generation against a local endpoint,
 trainings with evaluations and checkpoints of a tiny model (in versions 1 to 3 one of them killed), and a conversation.
-Versions 9 to 14 are the one before, opened by the program of that version.
+Versions 9 to 15 are the one before, opened by the program of that version.
 """
 
 import lzma

@@ -12,7 +12,8 @@ import pytest
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.owner import LostRunError
-from lora_tui.store.rows import Run
+from lora_tui.store.queries.runs import run_lines
+from lora_tui.store.rows import Run, worked_seconds
 from tests.store.store_fixtures import add_run, with_store
 
 
@@ -51,6 +52,37 @@ def test_the_states_of_a_run_follow_its_life(tmp_path: Path) -> None:
         return [*seen, await state(store, run_id)]
 
     assert with_store(tmp_path / "store.db", work) == ["queued", "running", "stopping", "stopped", "stopped"]
+
+
+def test_a_run_that_goes_on_was_not_worked_on_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work(store: Store) -> list[float | None]:
+        at = 1_000_000.0
+        monkeypatch.setattr(time, "time", lambda: at)
+        run_id = await add_run(store)
+        at += 5  # it waits: that is not work either
+        await runs.start(store, run_id)
+        at += 60
+        await runs.end(store, run_id, "stopped", None, None)
+        at += 86_400
+        assert await runs.take_over(store, run_id)
+        await runs.start(store, run_id)
+        at += 30
+        await runs.renew_heartbeat(store, run_id)
+        (line,) = await run_lines(store)
+        live = worked_seconds(line, line.heartbeat)
+        await set_owner(store, run_id, pid=2**22 + 1)
+        at += 7200
+        assert await runs.mark_interrupted(store) == 1
+        assert await runs.take_over(store, run_id)
+        await runs.start(store, run_id)
+        at += 10
+        await runs.end(store, run_id, "finished", None, None)
+        run = await runs.get(store, run_id)
+        (line,) = await run_lines(store)
+        assert run is not None
+        return [live, worked_seconds(run, run.ended_at), worked_seconds(line, line.ended_at), run.idle_seconds]
+
+    assert with_store(tmp_path / "store.db", work) == [90.0, 100.0, 100.0, 93_600.0]
 
 
 @pytest.mark.parametrize(

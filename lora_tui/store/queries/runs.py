@@ -41,6 +41,8 @@ class RunLine:
     data: str
     best_score: float | None
     held_out_loss: float | None
+    idle_seconds: float = 0.0
+    """The seconds from its ends to its resumptions (`lora_tui.store.rows.worked_seconds`)."""
     damaged: bool = False
     """Whether part of its row cannot be read: what is shown of it is not all."""
     position: float | None = None
@@ -120,6 +122,7 @@ _RUN_LINES = f"""
 SELECT id, CAST(mode AS TEXT) AS mode, CAST(name AS TEXT) AS name, CAST(state AS TEXT) AS state,
     CAST(device AS TEXT) AS device, CAST(folder AS TEXT) AS folder, {_time("created_at")} AS created_at,
     {_time("started_at")} AS started_at, {_time("ended_at")} AS ended_at, {_time("heartbeat")} AS heartbeat,
+    {_time("idle_seconds")} AS idle_seconds,
     CAST(pid AS INTEGER) AS pid, CAST(host AS TEXT) AS host, CAST(error AS TEXT) AS error,
     CAST(COALESCE({_MODEL}, '') AS TEXT) AS model, CAST(COALESCE({_DATA}, '') AS TEXT) AS data,
     CAST({_BEST_SCORE} AS REAL) AS best_score,

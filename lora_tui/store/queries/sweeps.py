@@ -8,6 +8,7 @@ from typing import Any
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.run_figures import RunFigures, run_figures
 from lora_tui.store.queries.runs import RunLine, run_lines_of
+from lora_tui.store.rows import worked_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,6 @@ async def sweep_rows(store: Store, group_id: int) -> list[SweepRow]:
 
 def sweep_row(line: RunLine, figures: RunFigures) -> SweepRow:
     """Return a run of a sweep as a row of its table."""
-    ended = line.ended_at or line.heartbeat
     return SweepRow(
         run_id=line.id,
         state=line.state,
@@ -71,7 +71,7 @@ def sweep_row(line: RunLine, figures: RunFigures) -> SweepRow:
         score=line.best_score,
         right=figures.right,
         asked=figures.asked,
-        seconds=None if line.started_at is None else max(0.0, ended - line.started_at),
+        seconds=worked_seconds(line, line.ended_at or line.heartbeat),
     )
 
 

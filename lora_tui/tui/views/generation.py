@@ -22,7 +22,7 @@ from lora_tui.store.queries.generation import (
     source_lines,
 )
 from lora_tui.store.queries.runs import RunLine, events_of_kinds, newest_event
-from lora_tui.store.rows import LIVE_STATES, AnalysisRow, Event
+from lora_tui.store.rows import LIVE_STATES, AnalysisRow, Event, worked_seconds
 from lora_tui.text import count, duration, file_size, one_line, progress_text
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, number, percent, safe_line, safe_text, short_count, styled
@@ -168,10 +168,10 @@ class GenerationView:
         if not self.live or self.paused or self.run.started_at is None or self.accepted < _PACE_PAIRS:
             return None
         since, before = self.first_seen or (self.run.started_at, 0)
-        # The pace since the run is shown is better than that of the whole run, which may have been stopped for long.
+        # The pace since the run is shown is better than that of the whole run, which may have worked otherwise.
         gained, seconds = self.accepted - before, now - since
         if gained < 3 or seconds < 20:
-            gained, seconds = self.accepted, now - self.run.started_at
+            gained, seconds = self.accepted, worked_seconds(self.run, now) or 0.0
         return max(0, self.target - self.accepted) * seconds / gained if gained else None
 
     def dollars(self) -> float | None:

@@ -9,7 +9,7 @@ from lora_tui.protocol.sweep import axis_names, point_text
 from lora_tui.store.queries.run_figures import RunFigures
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.queries.sweeps import point_of
-from lora_tui.store.rows import LIVE_STATES
+from lora_tui.store.rows import LIVE_STATES, worked_seconds
 from lora_tui.text import duration, one_line
 from lora_tui.tui.axes import number_label
 from lora_tui.tui.curve import sparkline
@@ -183,11 +183,8 @@ def start_time(run: RunLine) -> str:
 
 
 def elapsed_seconds(run: RunLine) -> float | None:
-    """How long a run has taken, in seconds; None for one that has not begun."""
-    if run.started_at is None:
-        return None
-    end = time.time() if run.state in LIVE_STATES else run.ended_at or run.heartbeat
-    return max(0.0, end - run.started_at)
+    """How long a run was worked on, in seconds; None for one that has not begun."""
+    return worked_seconds(run, time.time() if run.state in LIVE_STATES else run.ended_at or run.heartbeat)
 
 
 def data_of(run: RunLine) -> str:
