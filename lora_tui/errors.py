@@ -29,6 +29,10 @@ class ConfigError(UsageError):
     """A configuration key is unknown, of the wrong type, or impossible."""
 
 
+class OtherRunError(UsageError):
+    """What a run is to go on with is not what it began with, so it would be another run. Exit status 2."""
+
+
 class UnreachableError(LoraTuiError):
     """An endpoint, model or key cannot be reached or is refused. Exit status 3."""
 

@@ -13,7 +13,8 @@ from lora_tui.config.models import Settings
 from lora_tui.engine.jobs import preflight
 from lora_tui.engine.models.adapter_source import require_trained
 from lora_tui.engine.models.hub_info import check_source, locate
-from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
+from lora_tui.engine.runtime.context import RunContext, Stopped
+from lora_tui.errors import LoraTuiError, OtherRunError, UnreachableError, UsageError
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
 from tests.engine.conftest import EngineHarness
@@ -70,6 +71,25 @@ def test_a_run_that_cannot_learn_is_refused_with_what_to_paste(engine_harness: E
         "train", {"train_data_file": str(file)}, {**changes, "fine_tuning.recipe": "as written"}
     )
     assert "train was imported" in (written.error or ""), "as written it runs, with a warning"
+
+
+def test_a_run_that_is_refused_when_it_goes_on_keeps_its_settings(
+    engine_harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = engine_harness.folder / "pairs.txt"
+    file.write_text("".join(f"Question: what is number {n}?\nAnswer: it is {n}\n\n" for n in range(40)))
+
+    async def job(ctx: RunContext, *_: Any) -> dict[str, Any]:
+        raise OtherRunError("It is another run.") if ctx.resumed else Stopped({})
+
+    monkeypatch.setattr(preflight, "_train_job", lambda: job)
+    given = {"train_data_file": str(file)}, {"fine_tuning.recipe": "auto", MODEL: "builtin"}
+    run_id = engine_harness.run("train", *given).run_id
+    before = engine_harness.ask(runs.get, run_id)
+    refused = engine_harness.run("train", given[0], {**given[1], "fine_tuning.training.max_epochs": 9}, resume=run_id)
+    assert (refused.exit_status, refused.error) == (2, "It is another run.")
+    after = engine_harness.ask(runs.get, run_id)
+    assert (after.settings, after.written) == (before.settings, before.written), "--resume alone goes on as it was"
 
 
 def test_with_both_there_training_goes_on_to_what_is_imported(engine_harness: EngineHarness) -> None:

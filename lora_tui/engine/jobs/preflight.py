@@ -32,7 +32,7 @@ from lora_tui.engine.serving.address import check_installed, is_loopback, open_l
 from lora_tui.engine.serving.choice import Served, choose_served
 from lora_tui.engine.training.data_plan import summarize_failures
 from lora_tui.engine.training.trackers import check_trackers
-from lora_tui.errors import UsageError
+from lora_tui.errors import OtherRunError, UsageError
 from lora_tui.protocol.backend import LoadProgress
 from lora_tui.protocol.choice import Choice
 from lora_tui.protocol.comparison import NO_HELD_OUT
@@ -49,11 +49,17 @@ T = TypeVar("T")
 async def train(ctx: RunContext) -> dict[str, Any]:
     """Run ``--run train``; returns the adapter's folder, the best score and how training ended."""
     check_trackers(ctx.settings)
+    before = await runs.get(ctx.store, ctx.run_id) if ctx.resumed else None
     ready = await _ready_to_train(ctx)
     job = await _imported(ctx, _train_job)
     ctx.raise_if_stopping()
     choices = await _earlier_choices(ctx) or ready.choices
-    return await job(ready.ctx, ready.data_file, ready.data, choices, ready.begins_with)
+    try:
+        return await job(ready.ctx, ready.data_file, ready.data, choices, ready.begins_with)
+    except OtherRunError:
+        if before is not None and before.written is not None:  # else nothing was chosen, and they are as they were
+            await runs.set_settings(ctx.store, ctx.run_id, before.settings, before.written)
+        raise
 
 
 async def probe(ctx: RunContext) -> dict[str, Any]:

@@ -13,6 +13,7 @@ are only looked at for values that are not finite.
 
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,8 +32,9 @@ from lora_tui.config.models import FineTuning
 from lora_tui.engine.models.adapter_source import BEST, WEIGHTS, best_folder, step_folders
 from lora_tui.engine.models.checksums import DamagedError, has_checksums, verify, write_checksums
 from lora_tui.engine.training import pissa
-from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.errors import LoraTuiError, OtherRunError, UsageError
 from lora_tui.files import atomic_folder, unwritable
+from lora_tui.text import count
 
 _STATE_FILE = "trainer_state.json"
 
@@ -44,12 +46,25 @@ KEPT = 3
 
 _DAMAGED = ".damaged"
 
+_NAMED = 3
+"""Keys that a refusal names at most."""
+
 
 class Fingerprinted(Protocol):
     """Training data as a checkpoint knows it."""
 
     def fingerprint(self) -> str:
         """Return a hash of all that is trained on."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Training data whose hash is known: that of a large set takes a second."""
+
+    digest: str
+
+    def fingerprint(self) -> str:
+        return self.digest
 
 
 @dataclass
@@ -60,6 +75,7 @@ class TrainerState:
     multiplied by after the run went back to a checkpoint `times_back` times. `tokens_per_row` and
     `long_rows_that_fit` are the `fallback` ladder's state: what memory has been found to hold (None: as configured),
     and how many longer rows side by side. They are kept since how many cores a product has changes its last bits.
+    `made_with` is what `identity` is a hash of, as `identity_settings` has it; nothing in older checkpoints.
     `ranks` is by how many processes the steps were computed; `rank_ladders` has the ladders' state of each, 0 for as
     configured. `best_score`, `best_rank` and `best_may_end` are the best evaluation's `Verdict`; older checkpoints have
     no rank.
@@ -81,6 +97,7 @@ class TrainerState:
     best_may_end: bool = True
     ranks: int = 1
     rank_ladders: list[list[int]] = field(default_factory=list)
+    made_with: dict[str, Any] = field(default_factory=dict)
 
 
 _WITHOUT_VALIDATION, _WITHOUT_VARIANTS = 1, 2
@@ -103,6 +120,19 @@ def run_identity(dataset: Fingerprinted, settings: FineTuning, dtype: str, *, fo
     How long to train may change between a stop and a resumption only if the schedule does not depend on it, so the
     epochs and steps count; when to evaluate, stop early or save does not. `form` is that of an earlier version.
     """
+    relevant = _relevant(dataset, settings, dtype)
+    if form >= _WITHOUT_VALIDATION and not relevant["training"]["validation_share"]:
+        del relevant["training"]["validation_share"]
+    if form >= _WITHOUT_VARIANTS and relevant["lora"] | _PLAIN == relevant["lora"] and not relevant["qlora"]:
+        relevant["lora"] = {key: value for key, value in relevant["lora"].items() if key not in _PLAIN}
+        if relevant["optimizer"].pop("loraplus_lr_ratio") == 1.0:
+            del relevant["qlora"]
+    relevant["model"] = relevant.pop("model_name")
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+
+def _relevant(dataset: Fingerprinted, settings: FineTuning, dtype: str) -> dict[str, Any]:
+    """The settings that a run's mathematics depend on, with the hash of its data and the precision of its base."""
     not_in_identity = {
         *("target_score", "patience", "eval_frequency", "eval_steps", "save_dir", "save_steps", "keep_checkpoints")
     }
@@ -111,23 +141,31 @@ def run_identity(dataset: Fingerprinted, settings: FineTuning, dtype: str, *, fo
     for added_later in ("reworded_share", "everyday_examples"):  # off, they are in no older checkpoint's identity
         if not relevant["training"][added_later]:
             del relevant["training"][added_later]
-    if form >= _WITHOUT_VALIDATION and not relevant["training"]["validation_share"]:
-        del relevant["training"]["validation_share"]
-    if form >= _WITHOUT_VARIANTS and relevant["lora"] | _PLAIN == relevant["lora"] and not relevant["qlora"]:
-        relevant["lora"] = {key: value for key, value in relevant["lora"].items() if key not in _PLAIN}
-        if relevant["optimizer"].pop("loraplus_lr_ratio") == 1.0:
-            del relevant["qlora"]
     if settings.method != "sft":  # nor is there one of an objective that it did not know
         judged = settings.preferences.model_dump(mode="json", exclude={"data_file"})
         relevant |= {"method": settings.method, "preferences": judged}
-    relevant |= {"data": dataset.fingerprint(), "model": settings.model_name, "dtype": dtype}
-    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+    return relevant | {"data": dataset.fingerprint(), "model_name": settings.model_name, "dtype": dtype}
 
 
 def run_identities(dataset: Fingerprinted, settings: FineTuning, dtype: str) -> list[str]:
     """Return the identity of a run, and those that earlier versions gave it, which knew fewer settings."""
-    forms = (0, _WITHOUT_VALIDATION, _WITHOUT_VARIANTS)
-    return [run_identity(dataset, settings, dtype, form=form) for form in forms]
+    forms, once = (0, _WITHOUT_VALIDATION, _WITHOUT_VARIANTS), _Known(dataset.fingerprint())
+    return [run_identity(once, settings, dtype, form=form) for form in forms]
+
+
+def identity_settings(dataset: Fingerprinted, settings: FineTuning, dtype: str) -> dict[str, Any]:
+    """Return what `run_identity` hashes, by dotted key of the configuration; ``data`` is the data's hash."""
+    relevant = _relevant(dataset, settings, dtype)
+    data = relevant.pop("data")
+    return {"data": data, "fine_tuning.method": settings.method, **dict(_flat(relevant, "fine_tuning."))}
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 @dataclass(frozen=True)
@@ -200,23 +238,21 @@ def restore(
     optimizer: torch.optim.Optimizer,
     names: Mapping[int, str],
     identities: Sequence[str],
+    made_with: Mapping[str, Any],
     warn: Callable[[str], None] = _ignore,
 ) -> TrainerState | None:
     """Load the newest whole step checkpoint into model, optimizer and random generators; None when there is none.
 
-    `warn` is told of those that are damaged. `identities` are the run's own and those of earlier versions. Raises
-    `UsageError` when data or settings differ from those of the checkpoint, and `LoraTuiError` where there are only
-    damaged ones.
+    `warn` is told of those that are damaged. `identities` are the run's own and those of earlier versions, `made_with`
+    what its own is a hash of (`identity_settings`). Raises `OtherRunError` when data or settings differ from those of
+    the checkpoint, and `LoraTuiError` where there are only damaged ones.
     """
     found = _newest_whole(folder, warn)
     if found is None:
         return None
     path, state, adapter = found.path, found.state, found.adapter
     if state.identity not in identities:
-        raise UsageError(
-            f"{path} was made with other training data or settings, so the run cannot go on exactly. "
-            "Restore them, or start a new run without --resume."
-        )
+        raise OtherRunError(_refusal(path, state.made_with, made_with))
     if first := pissa.initial_matrices(model):
         adapter, saved_first = pissa.split_saved(adapter)
         if any(not torch.equal(matrix.cpu(), saved_first[name]) for name, matrix in first.items()):
@@ -224,11 +260,29 @@ def restore(
     if state.identity != identities[0]:
         warn(f"{path} was written by an earlier version: the run goes on, but not to the last bit as it would have.")
         state.identity = identities[0]
+    state.made_with = dict(made_with)
     with _readable(path):
         set_peft_model_state_dict(model, adapter)
         _load_optimizer(optimizer, names, found.moments)
         _set_random_states(found.random_states)
     return state
+
+
+def _refusal(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The message where a checkpoint is another run's: what differs, where that is known, and what to do."""
+    what = f"{path} was made with other training data or settings, so the run cannot go on exactly"
+    keys = [key for key, value in then.items() if key != "data" and key in now and now[key] != value]
+    differ = [f"{key} was {json.dumps(then[key])}, now {json.dumps(now[key])}" for key in keys[:_NAMED]]
+    if len(keys) > _NAMED:
+        differ.append(f"and {count(len(keys) - _NAMED, 'more key')}")
+    if then and then["data"] != now["data"]:
+        differ.append("the training data are others")
+    told = f"{what}: {'; '.join(differ)}." if differ else f"{what}."
+    if not keys:
+        return f"{told} Restore them, or start a new run without --resume."
+    again = " ".join(f"--set {shlex.quote(f'{key}={json.dumps(then[key])}')}" for key in keys[:_NAMED])
+    more = " and so on" if len(keys) > _NAMED else ""
+    return f"{told}\nResume without --config and --set (a run keeps its own settings), or add {again}{more}."
 
 
 def newest_initial_matrices(folder: Path) -> dict[str, Tensor]:

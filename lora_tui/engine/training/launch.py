@@ -87,11 +87,11 @@ def choose_parallel(settings: FineTuning, device: torch.device) -> ParallelPlan 
     """
     kind, wanted = settings.parallel, settings.devices
     if settings.method != "sft":  # both answers of a preference, and what they are held against, stay in one place
-        if kind in ("ddp", "fsdp") or torchrun_rank() is not None:
-            raise ConfigError(
-                f'fine_tuning.parallel: method = "{settings.method}" trains on one device. Set parallel = "none", and '
-                "start it without torchrun."
-            )
+        one = f'fine_tuning.method = "{settings.method}" trains on one device'
+        if torchrun_rank() is not None:
+            raise ConfigError(f"{one}: start lora-tui without torchrun.")
+        if kind in ("ddp", "fsdp"):
+            raise ConfigError(f'{one}: set fine_tuning.parallel = "none" (it is "{kind}").')
         return None
     if (found := torchrun_rank()) is not None:
         chosen = "fsdp" if kind == "fsdp" else "ddp"

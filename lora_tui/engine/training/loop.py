@@ -21,7 +21,7 @@ from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.adapter_source import best_folder
 from lora_tui.engine.runtime.process import keep_freed_memory
 from lora_tui.engine.training import checkpoint
-from lora_tui.engine.training.checkpoint import TrainerState, run_identities
+from lora_tui.engine.training.checkpoint import TrainerState, identity_settings, run_identities
 from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.fallback import RowTooLargeError
 from lora_tui.engine.training.hooks import Hooks, StepReport, TrainingResult, Verdict
@@ -99,7 +99,9 @@ class _Trainer:
         self.optimizer, self.names = make_optimizer(self.model, self.settings)
         dtype = str(self.gradient_step.base.dtype).removeprefix("torch.")
         self.identities = run_identities(self.dataset, self.settings, dtype)
-        self.state = TrainerState(self.identities[0], dtype)
+        self.state = TrainerState(
+            self.identities[0], dtype, made_with=identity_settings(self.dataset, self.settings, dtype)
+        )
 
     def run(self, *, resume: bool) -> TrainingResult:
         """Train to the end, from the newest checkpoint with `resume`."""
@@ -394,7 +396,7 @@ class _Trainer:
 
     def _restore_checkpoint(self) -> TrainerState | None:
         parts = self.folder, self.model, self.optimizer, self.names
-        return checkpoint.restore(*parts, self.identities, self.hooks.warn)
+        return checkpoint.restore(*parts, self.identities, self.state.made_with, self.hooks.warn)
 
     def _plan_memory(self, *, fresh: bool) -> None:
         """Decide what is recomputed in the backward pass and how many long rows go together, and note both.

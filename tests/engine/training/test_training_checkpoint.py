@@ -1,9 +1,11 @@
 """Stopping and going on, keeping the best, and folders that are whole or not there."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -166,16 +168,25 @@ def test_without_a_checkpoint_resuming_begins_at_the_beginning(trainer: Callable
 def test_other_settings_are_refused(trainer: Callable[[str], Trainer], change: dict[str, Any]) -> None:
     run = trainer("run")
     run.train(fine_tuning(), stop_after=2)
-    with pytest.raises(UsageError, match=r"other training data or settings"):
+    with pytest.raises(UsageError, match=r"other training data or settings") as refused:
         run.train(fine_tuning(**change), resume=True)
+    ((key, now),) = change.items()
+    then = _value(fine_tuning(), key)
+    assert f": fine_tuning.{key} was {json.dumps(then)}, now {json.dumps(now)}.\n" in str(refused.value)
+    assert str(refused.value).endswith(f"or add --set {shlex.quote(f'fine_tuning.{key}={json.dumps(then)}')}.")
 
 
 def test_other_data_are_refused(trainer: Callable[[str], Trainer], dataset: TextDataset) -> None:
     run = trainer("run")
     run.train(fine_tuning(), stop_after=2)
     run.dataset = _without_first(dataset)
-    with pytest.raises(UsageError, match=r"other training data or settings"):
+    with pytest.raises(UsageError, match=r"other training data or settings.*: the training data are others\."):
         run.train(fine_tuning(), resume=True)
+
+
+def _value(settings: FineTuning, key: str) -> Any:
+    """What the settings have at a dotted key."""
+    return reduce(getattr, key.split("."), settings)
 
 
 def _without_first(dataset: TextDataset) -> TextDataset:

@@ -69,6 +69,19 @@ def test_every_gpu_is_taken_unless_some_are_named(monkeypatch: pytest.MonkeyPatc
     assert chosen(CARD, qlora=True) == ("ddp", ["cuda:0", "cuda:1", "cuda:2", "cuda:3"])
 
 
+def test_preferences_are_learnt_on_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert chosen(CPU, method="dpo") is None
+    with pytest.raises(ConfigError) as refused:
+        chosen(CPU, method="dpo", parallel="ddp")
+    assert str(refused.value) == (
+        'fine_tuning.method = "dpo" trains on one device: set fine_tuning.parallel = "none" (it is "ddp").'
+    )
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match='"kto" trains on one device: start lora-tui without torchrun'):
+        chosen(CPU, method="kto")
+
+
 def test_a_process_of_torchruns_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torchrun_rank() is None
     monkeypatch.setenv("RANK", "1")
