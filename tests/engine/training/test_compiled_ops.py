@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from lora_tui.engine.training.fast import compiled_ops, cpu_ops
 from lora_tui.engine.training.fast.cpu_ops import HeadLayout
@@ -180,6 +181,16 @@ def test_code_that_computes_something_else_is_not_used(
         assert not compiled_ops.usable(random(3, 64))
     (record,) = caplog.records
     assert "it computes something else on this machine" in record.message
+
+
+@pytest.mark.usefixtures("untested")
+def test_it_is_tried_apart_from_what_is_computed_meanwhile() -> None:
+    x, weight = random(3, 64).requires_grad_(), random(64, seed=1)
+    y = checkpoint(lambda one: cpu_ops.rms_norm(one, weight, 1e-6), x, use_reentrant=False)
+    y.sum().backward()  # what is computed again is what was computed first
+    compiled_ops.unusable_reason.cache_clear()
+    with torch.inference_mode():
+        assert compiled_ops.unusable_reason() is None
 
 
 @pytest.mark.skipif(

@@ -8,6 +8,7 @@ it, than on matrix products. The code is ``training.c`` in `engine/compiled`, wh
 import ctypes
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import torch
@@ -82,7 +83,11 @@ class _Heads(ctypes.Structure):
 def unusable_reason() -> str | None:
     """Why torch computes instead: there is no compiled code, or it is wrong on this machine; None where it is used."""
     found = load_library(TRAINING)
-    reason = found if isinstance(found, str) else _mistake()
+    if isinstance(found, str):
+        reason: str | None = found
+    else:  # in a thread of its own: whoever computes may be noting what is kept, to compute it again
+        with ThreadPoolExecutor(1) as apart:
+            reason = apart.submit(_mistake).result()
     if reason is not None:
         _log.info("training is computed by torch alone instead of compiled code, which is slower: %s", reason)
     return reason
@@ -237,14 +242,13 @@ def _call(name: str, what: ctypes.Structure) -> None:
 
 def _mistake() -> str | None:
     """Compute a little with each function and compare it with torch; say which is wrong on this machine, or None."""
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        for dtype in _KINDS:
-            generator = torch.Generator().manual_seed(0)
-            x, other, grad = (torch.randn(5, 64, generator=generator).to(dtype) for _ in range(3))
-            for name, found, expected in (*_passing_cases(x, other, grad), *_low_rank_cases(x, other, generator)):
-                allowed = 1e-4 if found.dtype == torch.float32 else 2e-2  # of a result that is rounded once
-                if not torch.allclose(found.float(), expected.float(), rtol=allowed, atol=allowed):
-                    return f"it computes something else on this machine ({name}, {dtype})"
+    for dtype in _KINDS:
+        generator = torch.Generator().manual_seed(0)
+        x, other, grad = (torch.randn(5, 64, generator=generator).to(dtype) for _ in range(3))
+        for name, found, expected in (*_passing_cases(x, other, grad), *_low_rank_cases(x, other, generator)):
+            allowed = 1e-4 if found.dtype == torch.float32 else 2e-2  # of a result that is rounded once
+            if not torch.allclose(found.float(), expected.float(), rtol=allowed, atol=allowed):
+                return f"it computes something else on this machine ({name}, {dtype})"
     return None
 
 
