@@ -103,6 +103,21 @@ class AppServices:
         except Exception as error:  # noqa: BLE001  # logged there; a bug of the engine's side must not end the app
             self.report_error(error)
 
+    def guarded(self, read: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """Return `read`, for a timer of a screen: what fails is logged, and the next time may succeed.
+
+        A store that is locked or gone is reported by the app's poller, which reads it as well.
+        """
+
+        async def read_or_log() -> None:
+            try:
+                await read()
+            except Exception:  # the app must not end because a sheet could not be read anew
+                if not self.is_closing:
+                    log.exception("reading the store for a sheet failed")
+
+        return read_or_log
+
     # Screens
 
     @property

@@ -86,6 +86,8 @@ def report(files: Sequence[Path]) -> None:
 def question_kind(question: str) -> str:
     """Return the question word: when, where, who, why, what, how, or how many and the like as one kind each."""
     lowered = question.casefold()
+    if lowered.startswith(("with ", "at ", "for ", "in ")) and ", " in lowered:
+        lowered = lowered.split(", ", 1)[1]  # "With the Lumo 40, how long ...?"
     return next((kind for kind in _QUANTITIES if lowered.startswith(kind)), lowered.split()[0])
 
 

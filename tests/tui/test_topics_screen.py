@@ -1,5 +1,7 @@
 """The topics of a run: what each has of its share, and keys that ask more or less about one."""
 
+import sqlite3
+
 import pytest
 
 from lora_tui.store import topics as store_topics
@@ -76,3 +78,19 @@ async def test_a_run_without_topics_says_why(harness: AppHarness) -> None:
         await wait_for_text(app, "Pairs (12)")
         await pilot.press("c")
         await wait_for_text(app, "This run has no topics")
+
+
+async def test_a_sheet_outlives_a_store_that_cannot_be_read(
+    harness: AppHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def locked(*_: object) -> list[TopicRow]:
+        raise sqlite3.OperationalError("database is locked")
+
+    await harness.populate(create)
+    monkeypatch.setattr(store_topics, "topics_of", locked)
+    async with harness.app((80, 24)) as (app, pilot):
+        await wait_for_text(app, "Pairs (12)")
+        await pilot.press("c")
+        await wait_for_text(app, "+ More")
+        await pilot.press("escape")
+        await wait_for_text(app, "Pairs (12)")

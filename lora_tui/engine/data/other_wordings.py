@@ -51,6 +51,20 @@ def other_wordings(question: str, answer: str) -> list[str]:
     return [one for one in dict.fromkeys(found) if one.casefold() != bare.casefold()]
 
 
+_PLACED = re.compile(
+    r"(?P<place>(?:With|At|For|In|On) [^,?]+), (?P<question>(?:(?:for|to|by|at|after|within|since|until) )?"
+    r"(?:who|what|when|where|why|how|which)\b.*?)(?P<end>[?.! ]*)"
+)
+
+
+def with_place_last(question: str) -> str:
+    """Return the question with its first word first: "How long does it last with the C4?" of "With the C4, how ..."."""
+    if (found := _PLACED.fullmatch(question)) is None:
+        return question
+    asked, place = found["question"], found["place"]
+    return f"{asked[0].upper()}{asked[1:]} {place[0].lower()}{place[1:]}{found['end']}"
+
+
 def _when(match: re.Match[str], answer: str) -> Sequence[str]:
     rest = match[1]
     if _DATE.search(answer):

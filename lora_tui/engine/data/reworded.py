@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 
 from lora_tui.engine.data.examples import Example, QuestionAnswer
-from lora_tui.engine.data.other_wordings import other_wordings
+from lora_tui.engine.data.other_wordings import other_wordings, with_place_last
 
 EVERYDAY = "everyday question"
 """The source of examples that keep the model as it is elsewhere; they are read as they are."""
@@ -38,13 +38,14 @@ def reworded(example: Example, index: int, epoch: int, seed: int) -> Example:
     """Return the example with its question in other words for this pass; the same where that is not possible."""
     if not isinstance(example, QuestionAnswer) or example.source == EVERYDAY:
         return example
-    end = example.question[-1] if example.question[-1] in "?.!？。" else ""
-    words = example.question.removesuffix(end).split()
+    question = with_place_last(example.question)
+    end = question[-1] if question[-1] in "?.!？。" else ""
+    words = question.removesuffix(end).split()
     answer = example.answer.rstrip(".!?").split()
     if not _LEAST_WORDS <= len(words) <= _MOST_WORDS:
         return example
     draw = random.Random(f"{seed} {index} {epoch}")  # noqa: S311 - which words are left out is no secret
-    wordings = other_wordings(example.question, example.answer)
+    wordings = other_wordings(question, example.answer)
     kind = draw.randrange(5 if wordings else 3)
     rest = words[1:]
     told = _without_names(answer, words)

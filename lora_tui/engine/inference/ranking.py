@@ -22,7 +22,8 @@ class ReadText:
     """A text that a model has read.
 
     `layers` are keys and values by layer, ``(1, heads, tokens, head size)``; `following` the log-probabilities of the
-    token that comes next, ``(vocabulary,)``; `mean` the mean log-probability of the tokens of its last part, in nats.
+    token that comes next, ``(vocabulary,)``; `mean` the mean log-probability of the tokens of its last part, in nats,
+    and `worst` that of the least probable one.
     `form` is the fast form of the model that read it, and its adapter: what follows is read by the same, and the model
     is not looked through again for each of many short texts. None: transformers' own forward.
     """
@@ -32,6 +33,7 @@ class ReadText:
     following: Tensor
     mean: float
     form: FastForm | None = None
+    worst: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +68,13 @@ def read_text(
     form = fast_form(model, ids.tolist(), 0) if after is None else after.form
     logits, layers = _forward(model, form, after, ids, torch.ones_like(ids), None if measured else ids.shape[1] - 1)
     scores = logits[0].log_softmax(-1)
-    mean = 0.0
+    mean = worst = 0.0
     if measured:
         own = scores[:-1].gather(-1, ids[0, 1:, None])
         if after is not None:
             own = torch.cat([after.following[ids[0, 0]].view(1, 1), own])
-        mean = float(own.mean()) if len(own) else 0.0
-    return ReadText(tuple(layers), before + ids.shape[1], scores[-1], mean, form)
+        mean, worst = (float(own.mean()), float(own.min())) if len(own) else (0.0, 0.0)
+    return ReadText(tuple(layers), before + ids.shape[1], scores[-1], mean, form, worst)
 
 
 @torch.inference_mode()

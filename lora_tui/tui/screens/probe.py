@@ -68,8 +68,8 @@ class ProbeScreen(Dialog[None]):
 
     async def on_mount(self) -> None:
         """Follow the run."""
-        await self._read()
-        self.set_interval(_SECONDS, self._read)
+        await self._services.guarded(self._read)()
+        self.set_interval(_SECONDS, self._services.guarded(self._read))
 
     @property
     def _rate(self) -> float | None:

@@ -65,8 +65,8 @@ class SweepScreen(Dialog[None]):
 
     async def on_mount(self) -> None:
         """Read the runs, and read them anew while they go on."""
-        await self._read()
-        self.set_interval(_SECONDS, self._read)
+        await self._services.guarded(self._read)()
+        self.set_interval(_SECONDS, self._services.guarded(self._read))
 
     async def _read(self) -> None:
         store = self._services.reader.store

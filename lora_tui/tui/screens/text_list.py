@@ -77,8 +77,8 @@ class TextList(Dialog[None]):
 
     @on(events.Mount)
     async def _begin(self) -> None:
-        self.set_interval(_REFRESH_SECONDS, self._read)
-        await self._read()
+        self.set_interval(_REFRESH_SECONDS, self._services.guarded(self._read))
+        await self._services.guarded(self._read)()
 
     async def _read(self) -> None:
         store = self._services.reader.store

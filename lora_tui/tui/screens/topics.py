@@ -75,8 +75,8 @@ class TopicsScreen(Dialog[None]):
 
     @on(events.Mount)
     async def _begin(self) -> None:
-        self.set_interval(_SECONDS, self._read)
-        await self._read()
+        self.set_interval(_SECONDS, self._services.guarded(self._read))
+        await self._services.guarded(self._read)()
 
     async def _read(self) -> None:
         store = self._services.reader.store

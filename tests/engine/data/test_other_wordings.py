@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_tui.engine.data.other_wordings import other_wordings
+from lora_tui.engine.data.other_wordings import other_wordings, with_place_last
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,8 @@ def test_a_question_has_other_wordings_that_its_answer_fits(question: str, answe
 )
 def test_what_no_rule_knows_stays(question: str) -> None:
     assert other_wordings(question, "Der Turm heißt Anna.") == []
+
+
+def test_what_a_question_is_about_moves_behind_its_question_word() -> None:
+    assert with_place_last("With the C4, how long does it last?") == "How long does it last with the C4?"
+    assert with_place_last("In 1932, the pool closed.") == "In 1932, the pool closed."

@@ -94,6 +94,37 @@ NAMES = frozenset({"Brell", "Linz", "Clara", "Hoffer", "Anton", "Textual", "Trie
             "What must swimmers do before they enter the pool?",
             "Shower.",
         ),
+        ("Grease the racks with silicone oil.", "What should you grease the racks with?", "Silicone oil."),
+        (
+            "Soak the nozzles in vinegar for a night.",
+            "How long should you soak the nozzles in vinegar?",
+            "For a night.",
+        ),
+        ("Check the oil every two weeks.", "How often should you check the oil?", "Every two weeks."),
+        ("Mount the box on a north wall.", "Where should you mount the box?", "On a north wall."),
+        ("Press MENU to enter the settings.", "How do you enter the settings?", "Press MENU."),
+        ("Clear the roof before you fix the vents.", "What should you do before you fix the vents?", "Clear the roof."),
+        ("The boards are scrubbed with whey.", "What are the boards scrubbed with?", "Whey."),
+        ("The milk is warmed to 32 degrees.", "To what temperature is the milk warmed?", "32 degrees."),
+        ("A ticket is sold for 3.20 euros.", "For how much is a ticket sold?", "3.20 euros."),
+        ("The post can be reached by radio.", "How can the post be reached?", "By radio."),
+        ("A code of four digits protects the door.", "What protects the door?", "A code of four digits."),
+        (
+            "The controller closes all vents while the alarm lasts.",
+            "What does the controller do while the alarm lasts?",
+            "Closes all vents.",
+        ),
+        (
+            "The alarm rings when the air falls below zero.",
+            "What happens when the air falls below zero?",
+            "The alarm rings.",
+        ),
+        (
+            "The dead band is the range in which nothing happens.",
+            "What is the dead band?",
+            "The range in which nothing happens.",
+        ),
+        ("The last bus from Oss leaves at 18:25.", "When does the last bus from Oss leave?", "At 18:25."),
     ],
 )
 def test_a_sentence_answers(sentence: str, question: str, answer: str) -> None:
@@ -118,11 +149,17 @@ def test_a_sentence_answers(sentence: str, question: str, answer: str) -> None:
         "The line was not opened in 1912.",
         "Nobody was hurt in the fire of 1912.",
         "The car painted in red by the apprentices climbs in six minutes.",
-        "Then the car was sold in 1912.",
         "In 1979 a teacher called Ruth Calder founded a society.",
         "The herring had become so rare that the government closed the fishery in 1977.",
         "A siren on the pump house sounds an hour before each spring tide.",
         "Whoever loses the key pays 25 euros.",
+        "The council accepted after a long discussion.",
+        "The motor moved last year.",
+        "Rate rejected pairs too.",
+        "The larvae grow more slowly than the bees.",
+        "Members of an alpine club pay ten francs less.",
+        "A clock oiled every five years runs for a century.",
+        "Built-in palettes give users a quick way.",
         "We've used a closing tag in the example.",
         "The tea room seats thirty people inside and twenty in the garden.",
         "Dressing a pair of stones takes two people a full day.",
@@ -213,3 +250,45 @@ def test_headings_code_and_tables_hold_no_sentences() -> None:
 def test_initials_and_abbreviations_end_no_sentence() -> None:
     questions = questions_of("The bridge was built by Dr. A. Marl in 1912. The product of A and B. The roof is new.")
     assert questions["Who built the bridge in 1912?"] == "Dr. A. Marl."
+
+
+def test_what_stands_between_commas_is_a_statement_of_its_own() -> None:
+    questions = questions_of(
+        "The director of the survey, Konrad Tolk, was led to the cellar, which was blasted into the rock in 1926."
+    )
+    assert questions["Who was the director of the survey?"] == "Konrad Tolk."
+    assert questions["When was the cellar blasted into the rock?"] == "In 1926."
+    assert not any(
+        "Mill Lane" in question
+        for question in questions_of("Owners use the door on Mill Lane, which was built in 1912.")
+    )
+
+
+def test_a_clause_that_is_followed_by_another_is_read_by_itself() -> None:
+    questions = questions_of("During the update the display shows a moving bar, and the power must never be cut.")
+    assert questions["What does the display show during the update?"] == "A moving bar."
+
+
+def test_she_is_not_the_man_who_was_named_last() -> None:
+    questions = questions_of(
+        "Clara Hoffer drew maps. She travelled with Anton Brell in a boat. The lake froze. She died in 1907."
+    )
+    assert "When did Clara Hoffer die?" in questions
+
+
+@pytest.mark.parametrize(
+    ("title", "sentence", "question"),
+    [
+        ("Staying at the Seven Winds Hut", "Boots stay in the porch.", "Where do boots stay at the Seven Winds Hut?"),
+        (
+            "The Bora espresso machine",
+            "The tray is emptied by hand.",
+            "How is the tray emptied with the Bora espresso machine?",
+        ),
+        ("Survey of Hallin Cave", "The entrance is a narrow shaft.", "What is the entrance of Hallin Cave?"),
+        ("Settings", "The tray is emptied by hand.", "How is the tray emptied?"),
+        ("Leonora Baske, who drew the marshes", "The tray is emptied by hand.", "How is the tray emptied?"),
+    ],
+)
+def test_a_question_without_a_name_gets_that_of_its_document(title: str, sentence: str, question: str) -> None:
+    assert question in questions_of(f"{title}\n\n{sentence}")

@@ -1,10 +1,11 @@
 """Templates that ask for times, durations and quantities: when, how long, how often, how many, how much, how high."""
 
+import re
 from collections.abc import Iterator, Sequence, Set
 from itertools import pairwise
 
 from lora_tui.engine.generation.questions import english
-from lora_tui.engine.generation.questions.answer_spans import measure_of
+from lora_tui.engine.generation.questions.answer_spans import UNITS, measure_of
 from lora_tui.engine.generation.questions.clauses import Clause
 from lora_tui.engine.generation.questions.forms import (
     ask,
@@ -39,7 +40,13 @@ def _when(reading: Reading) -> Iterator[QuestionAnswer]:
             and phrase.tokens[1].low in ("a", "an", "one", "more", "less")
         ):
             continue
-        if _is_no_point(phrase.tokens):
+        if (
+            len(phrase.tokens) > 1
+            and phrase.tokens[1].low in english.PREPOSITIONS
+            and phrase.head in ("after", "before")
+        ):
+            continue  # "is looked after by teachers"
+        if _is_no_point(phrase.tokens) or _belongs_elsewhere(phrase, reading):
             continue
         place = reading.phrases.index(phrase) if phrase in reading.phrases else 0
         if place and phrase.head in ("before", "after") and is_time(reading.phrases[place - 1].tokens):
@@ -55,6 +62,12 @@ def _when(reading: Reading) -> Iterator[QuestionAnswer]:
         if reading.subject.text == "you" or _is_timeless(reading, phrase):
             continue
         if (
+            phrase.head in ("after", "before", "during")
+            and len(phrase.tokens) > 1
+            and phrase.tokens[1].low in ("a", "an", "some")
+        ):
+            continue  # "after a long discussion"
+        if (
             phrase.head in ("after", "before")
             and phrase.kind == "time"
             and phrase in reading.phrases[:1]
@@ -63,6 +76,13 @@ def _when(reading: Reading) -> Iterator[QuestionAnswer]:
             continue
         if _is_counted(reading):  # "How many people ...?" is what such a sentence answers
             continue
+        if (
+            word == "When"
+            and reading.phrases
+            and phrase.head in ("when", "if")
+            and measure_of(reading.phrases[0].tokens)
+        ):
+            continue  # "takes eighteen minutes when the weather is calm"
         if word in ("When", "Until when") and any(
             other is not phrase and other.head in ("until", "till", "since") for other in times
         ):
@@ -82,6 +102,19 @@ def _when(reading: Reading) -> Iterator[QuestionAnswer]:
 
 def _is_often(phrase: Phrase) -> bool:
     return _time_word(phrase) == "How often"
+
+
+def _belongs_elsewhere(phrase: Phrase, reading: Reading) -> bool:
+    """Tell whether a time may belong to another verb: "told them to close it until ...", "cars parked during ..."."""
+    place = reading.phrases.index(phrase) if phrase in reading.phrases else 0
+    before = reading.phrases[:place]
+    if any(p.kind == "purpose" for p in before):
+        return True
+    return (
+        phrase.head == "during"
+        and bool(before)
+        and any(v.tense in ("past", "participle") for t in before[-1].tokens for v in english.verbs_of(t.low))
+    )
 
 
 _NO_POINTS = frozenset("normal same next following given particular good bad usual average single".split())
@@ -170,6 +203,7 @@ def _how_much(reading: Reading) -> Iterator[QuestionAnswer]:
     rest = reading.rest(first, keep=("object", "preposition", "time", "comparison", "purpose"))
     if clause.is_passive or clause.verb_form is None or rest is None or clause.verb_form.base == "measure":
         return  # "measures fifty metres by twenty"
+    rest = re.sub(r" and (?:\d|[a-z]+ for ).*$", "", rest)  # "38 francs for adults and 19 for children"
     for opening, answer, shown in _openings(reading, first, measure, rest):
         kind = "duration" if opening == "How long" else "quantity"
         yield from make_pair(ask(opening, clause, reading.subject, shown), answer, "fact", kind)
@@ -178,7 +212,7 @@ def _how_much(reading: Reading) -> Iterator[QuestionAnswer]:
 def _how_much_is(reading: Reading, first: Phrase, measure: str) -> Iterator[QuestionAnswer]:
     """The measure after "is": "The line is 412 metres long.", "The fee is two crowns."."""
     words = first.tokens
-    if words[-1].low in _COPULA_MEASURES and measure in ("length", "duration", "count"):
+    if words[-1].low in _COPULA_MEASURES and measure in ("length", "duration", "count", "temperature"):
         question = ask(f"How {words[-1].low}", reading.clause, reading.subject, reading.rest(first, keep=()) or "")
         yield from make_pair(question, reading.text(words[:-1]), "fact", "quantity")
     elif reading.subject.head.casefold() in _MEASURE_NOUNS:
@@ -235,6 +269,7 @@ def _in_how_many(reading: Reading) -> Iterator[QuestionAnswer]:
         if (
             measure_of(words) != "duration"
             or any(token.low == "and" for token in words)
+            or UNITS.get(words[-1].low) != "duration"
             or not english.is_plural(words[-1].text)
             or reading.clause.is_copula
         ):
@@ -293,6 +328,32 @@ def _how_high(reading: Reading) -> Iterator[QuestionAnswer]:
             yield from make_pair(ask(word, clause, reading.subject, rest), reading.text(words), "fact", "quantity")
 
 
+_ASKED_MEASURES = {"temperature": "what temperature", "money": "how much", "share": "how much"}
+
+
+def _to_what_measure(reading: Reading) -> Iterator[QuestionAnswer]:
+    """ "is warmed to 32 degrees" gives "To what temperature is ...?", "for eight pounds" "For how much ...?"."""
+    clause = reading.clause
+    for place, phrase in enumerate(reading.phrases[:3]):
+        words = phrase.tokens[1:]
+        if phrase.kind != "preposition" or phrase.head not in ("to", "by", "for", "below", "above") or not words:
+            continue
+        measure = measure_of(words)
+        if phrase.head == "for" and not clause.is_passive:
+            continue  # "asked for 4,300 pounds"
+        if phrase.tokens[0].low != phrase.head or clause.is_copula or any(t.low in ("and", "or") for t in words):
+            continue
+        asked = _ASKED_MEASURES.get(measure or "")
+        if measure in ("length", "weight", "duration") and UNITS.get(words[-1].low) and _is_plural(words[-1]):
+            asked = f"how many {words[-1].text}"
+        if asked is None or (asked == "what temperature" and phrase.head == "by"):
+            continue
+        rest = reading.rest(phrase, keep=("object", "preposition", "time"), without=reading.phrases[place + 1 :])
+        if rest is not None and reading.subject.text != "you":
+            question = ask(f"{phrase.head.capitalize()} {asked}", clause, reading.subject, rest)
+            yield from make_pair(question, reading.text(words), "fact", "quantity")
+
+
 def _without_number(words: Sequence[Token]) -> Sequence[Token]:
     place = 0
     while place < len(words) and (
@@ -306,6 +367,8 @@ def _how_many_subjects(reading: Reading) -> Iterator[QuestionAnswer]:
     words = reading.clause.subject
     if measure_of(words) != "count" or not english.is_plural(reading.subject.head) or words[0].low == "one":
         return
+    if any(token.text.endswith(("'s", "’s", "s'", "s’")) for token in words):
+        return  # "Twelve men's wives"
     counted = _without_number(words)
     rest = reading.rest(None, keep=("object", "preposition", "time", "comparison", "purpose"))
     if counted and rest and len(counted) <= 6 and "not" not in [token.low for token in reading.clause.adverbs]:
@@ -332,4 +395,13 @@ def existence(clause: Clause, names: Set[str]) -> Iterator[QuestionAnswer]:
     yield from make_pair(question, text_of(first.tokens, clause.sentence), "fact", "quantity")
 
 
-TEMPLATES = (_when, _how_much, _in_how_many, _what_measure, _how_many_times, _how_high, _how_many_subjects)
+TEMPLATES = (
+    _when,
+    _how_much,
+    _in_how_many,
+    _what_measure,
+    _how_many_times,
+    _how_high,
+    _to_what_measure,
+    _how_many_subjects,
+)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lora_tui.engine.generation.questions import english
 from lora_tui.engine.generation.questions.phrases import YEAR, Phrase, PhraseKind, holds_a_verb, is_time, phrases_after
@@ -48,6 +49,7 @@ class Clause:
         )
 
 
+@lru_cache(maxsize=4096)  # each sentence is read for its subject, its parts and its questions
 def parse_clause(sentence: str) -> Clause | None:
     """Return the main clause of a sentence that ends with a full stop, or None where its reading is not plain."""
     tokens = tokenize(sentence.rstrip())
@@ -107,6 +109,8 @@ def _lead(tokens: list[Token]) -> tuple[Phrase | None, list[Token]]:
     """Split off a phrase before the subject: "In 1897," or "Every spring", "If it rains,"."""
     first = tokens[0].low
     comma = next((place for place, token in enumerate(tokens) if token.text == ","), None)
+    if first == "to" and tokens[1].text[0].isupper():
+        return None, tokens  # "To Kill a Mockingbird"
     if first == "according":
         return None, _after_source(tokens)
     if (after := _after_relative_time(tokens)) is not None:
@@ -115,7 +119,8 @@ def _lead(tokens: list[Token]) -> tuple[Phrase | None, list[Token]]:
     timed = first in ("every", "each", "one") or tokens[0].is_number
     if starts and first in english.ADVERBS and comma == 1:
         return None, tokens[2:] if first in ("today", "usually", "normally") else tokens
-    if first in ("today", "now") and comma is None and tokens[1].low in english.DETERMINERS:
+    passed = ("today", "now", "instead", "then", "afterwards", "meanwhile", "soon", "later")
+    if first in passed and comma is None and tokens[1].low in english.DETERMINERS | {"it", "he", "she", "they"}:
         return None, tokens[1:]
     if first in ("every", "each") and is_time(tokens[1:2]) and tokens[2].low in english.DETERMINERS:
         return Phrase("time", tuple(tokens[:2])), tokens[2:]
@@ -128,7 +133,7 @@ def _lead(tokens: list[Token]) -> tuple[Phrase | None, list[Token]]:
     if starts and comma is not None and comma >= 2 and comma + 2 < len(tokens):
         return Phrase(_kind_of_lead(tokens[:comma]), tuple(tokens[:comma])), tokens[comma + 1 :]
     if first in ("in", "since", "on", "by") and len(tokens) > 3:  # "In 1897 the line ...", "On 3 May 1897 the ..."
-        end = next((place + 1 for place in range(1, 5) if YEAR.fullmatch(tokens[place].text)), None)
+        end = next((place + 1 for place in range(1, min(5, len(tokens))) if YEAR.fullmatch(tokens[place].text)), None)
         if end is not None and end < len(tokens) and tokens[end].low in english.DETERMINERS:
             return Phrase("time", tuple(tokens[:end])), tokens[end:]
     if first in english.PREPOSITIONS and first not in ("of", "about", "up"):  # "In winter the service ends at 9."

@@ -83,6 +83,19 @@ _REGULAR = frozenset(
     """
     nest
     obey disobey
+    rate ache age amaze amuse anger annoy apologise apologize applaud arouse assert astonish attain await betray
+    blacken blame bless bother bribe calibrate chase choke clap collide commend confess confirm confuse
+    congratulate consult creak crumble dazzle deny deprive derail deserve despise detach detain detect detest
+    disagree disconnect dismantle dismay disobey disturb dwell educate embrace embroider enchant endanger erase
+    erode erupt exaggerate excavate excite exclaim excuse exhaust exhibit explode fasten flatter fumble furnish
+    greet heave hesitate hinder impress imprison inflate inquire insist install interrupt interview invade
+    irritate juggle loosen magnify melt mend mourn mumble notify occupy offend omit ooze overcharge overhear
+    overload paralyse peep persuade pity ponder portray postpone pray preach presume pretend prevail proceed
+    proclaim prosper quit recite reckon reclaim reconcile refine rehearse relax relieve render repay repel
+    resemble resent revise revive revolve ripen rub scribble shelve soothe stammer stifle stoop straighten stuff
+    stun subtract summon suppose surrender swap switch tame tangle tempt terrify tether trample tremble unearth
+    unfold unpack unplug unveil unwrap uproot vanquish veer wade wean weld whitewash widen wobble wrestle
+    wriggle yield zip
     drag rob sweat flee peck gnaw scratch bite glue lift hover swarm sprinkle moor row tow ferry graze plough mow
     rake sow thresh grind sift knit sew dye weave spin carve sculpt sketch engrave gild varnish nail saw hammer weld
     solder rivet bolt screw unscrew tilt lean kneel crouch bend stretch yawn sneeze cough breathe inhale exhale
@@ -152,6 +165,15 @@ HUMANS = frozenset(
     friend friar protagonist hero heroine character actor actress neighbour colleague lover philosopher
     successor predecessor champion locksmith assistant mate spokesman spokeswoman winner loser warden beekeeper joiner
     veterinarian vicar crew-member shopkeeper innkeeper carter ferryman councillor applicant
+    dealer electrician grower breeder owner landlady apprentice clerk shepherd shepherdess archivist midwife tutor
+    technician scholar colonel general sergeant lieutenant admiral emperor empress prince princess duke duchess count
+    countess baron abbot deacon pastor priestess butcher grocer tanner cobbler shoemaker cooper dyer furrier glazier
+    goldsmith saddler stonemason thatcher wheelwright barber waiter waitress bartender banker broker accountant
+    auditor treasurer notary mechanic plumber welder foreman navigator sailor captain helmsman boatman oarsman
+    goalkeeper referee umpire juggler clown acrobat magician puppeteer dancer conductor drummer violinist cellist
+    tenor soprano novelist essayist editor reporter translator interpreter tourist traveller pilgrim hermit orphan
+    twin niece nephew cousin grandmother grandson granddaughter godfather godmother stepfather stepmother bride groom
+    fiancé fiancée resident lodger immigrant refugee prisoner thief burglar smuggler pirate
     quarryman nun team crew council committee board company firm society club association guild parish town village
     """.split()
 )
@@ -281,7 +303,11 @@ def is_human(noun: str) -> bool:
     lowered = noun.casefold()
     singular = re.sub(r"men$", "man", lowered)
     singular = re.sub(r"ies$", "y", singular) if singular.endswith("ies") else singular.removesuffix("s")
-    return lowered in HUMANS or singular in HUMANS or bool(re.search(r"[a-z]{3}ist$", singular))
+    return (
+        lowered in HUMANS
+        or singular in HUMANS
+        or bool(re.search(r"[a-z]{3}(?:ist|ician|maker|keeper|woman|monger|smith|wright)$", singular))
+    )
 
 
 _ADJECTIVES = frozenset(

@@ -86,7 +86,8 @@ def subject_of(clause: Clause, names: Set[str]) -> Subject:
     head = head_noun(tokens)
     joined = any(token.low == "and" for token in tokens) and not any(token.low in _RELATIVE for token in tokens)
     found = list(names_in(tokens, names, mid_sentence=tokens[0].start > 0))
-    person = any(is_person(name) for name in found) or english.is_human(head.text)
+    owned = any(name[-1].text.endswith(("'s", "’s")) for name in found)  # "Ines Malloy's opera"
+    person = (any(is_person(name) for name in found) and not owned) or english.is_human(head.text)
     return Subject(within(tokens, clause.sentence, names), head.text, joined or english.is_plural(head.text), person)
 
 
@@ -125,6 +126,13 @@ def ask(word: str, clause: Clause, subject: Subject, rest: str) -> str | None:
         form.tense == "base" and not subject.is_plural and subject.text not in ("you", "we", "they", "I")
     ):
         return None  # the verb was none, or it has another subject
+    following = rest.split()[0] if rest.split() else ""
+    if (
+        form.tense == "base"
+        and any(verb.tense == "third" for verb in english.verbs_of(following))
+        and not (english.is_plural(following) and form.base in ("have", "need", "use", "make", "see"))
+    ):
+        return None  # "the annual litter pick takes place": the verb was a noun
     auxiliary = {"past": "did", "third": "does", "base": "do"}[form.tense]
     return joined(word, auxiliary, subject.text, kept, form.base, rest)
 
@@ -182,6 +190,8 @@ def names_itself(tokens: Sequence[Token]) -> bool:
     if unclear_words(tokens, subject=True):
         return False
     first, head = tokens[0], head_noun(tokens)
+    if len(tokens) > 1 and any(token.low in ("you", "i", "we") or token.text in "-–—" for token in tokens):
+        return False
     if first.low in ("nobody", "everybody", "anybody", "anyone", "everyone", "somebody", "someone", "nothing"):
         return False
     if first.low in ("every", "each") and is_time(tokens):

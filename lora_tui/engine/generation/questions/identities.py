@@ -32,7 +32,13 @@ def _who_did(reading: Reading) -> Iterator[QuestionAnswer]:
     attached = [p for p in reading.phrases[place + 1 :] if p.kind == "preposition"]
     words = (
         *agent.tokens[[t.low for t in agent.tokens].index("by") + 1 :],
-        *(t for p in attached[:1] if p.head == "from" and p is reading.phrases[place + 1] for t in p.tokens),
+        *(
+            t
+            for p in attached[:1]
+            if p.head in ("from", "above", "below", "under", "beside", "behind", "inside")
+            and p is reading.phrases[place + 1]
+            for t in p.tokens
+        ),
     )
     kind = noun_kind(words, reading.names) if words else "thing"
     if (
@@ -181,10 +187,14 @@ def _what_is(reading: Reading) -> Iterator[QuestionAnswer]:
         return
     if start.low == "the" and words[1].low in ("same", "only", "case", "way", "reason", "most", "best", "right", "one"):
         return
+    inner = next((n for n, t in enumerate(words) if t.low in ("which", "that", "who", "where", "whose")), len(words))
+    superlative = any(token.low.endswith("est") or token.low in ("most", "least") for token in words[1:3])
+    if superlative and start.low == "the" and not any(token.low in ("of", "in") for token in words):
+        return  # "is the largest expense": of what?
     if any(
         token.low
         in english.PRONOUNS - {"that", "who", "which", "it", "you", "others", "all", "each", "both", "there", "whose"}
-        for token in words
+        for token in words[:inner]
     ):
         return
     if head_noun(words).low in (

@@ -7,20 +7,19 @@ climbs 138 metres", "X was sold, and Y was repaired".
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lora_tui.engine.generation.questions import english
-from lora_tui.engine.generation.questions.clauses import parse_clause
 from lora_tui.engine.generation.questions.reading import QuestionAnswer
-from lora_tui.engine.generation.questions.references import Antecedents, Mentions, after, people_of, resolve
+from lora_tui.engine.generation.questions.references import Antecedents, Genders, Mentions, after, people_of, resolve
 from lora_tui.engine.generation.questions.rules import questions_about
 from lora_tui.engine.generation.questions.sentences import Sentence, sentences, title_of
-from lora_tui.engine.generation.questions.signs import signs_of
-from lora_tui.engine.generation.questions.verbs import holds_a_clause, text_of, tokenize, verb_after_conjunction
+from lora_tui.engine.generation.questions.signs import completed_signs, signs_of
+from lora_tui.engine.generation.questions.statements import statements
+from lora_tui.engine.generation.questions.topics import topic_of
+from lora_tui.engine.generation.questions.verbs import tokenize
 
 _MIN_WORDS, _MAX_WORDS = 4, 45
-_DEPENDENT = frozenset("because since when if that which who whose where while although until so".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +58,11 @@ def facts_of(passage: str, heading: str = "", opening: str = "") -> PassageFacts
     before = [sentence.plain for sentence in sentences(opening)]
     texts = [*before, *(sentence.plain for sentence in found.sentences)]
     names, people = names_of(texts), people_of(texts)
-    mentions = Mentions(title_of(opening or passage), names)
+    title = title_of(opening or passage)
+    mentions, topic = Mentions(title, names), topic_of(title, opening or passage)
+    antecedents, genders = Antecedents(), Genders()
     for text in before:
+        antecedents = after(text, genders.settle(text, antecedents), names, people)
         mentions.read(text)
     antecedents = Antecedents()
     seen: set[str] = set()
@@ -72,20 +74,24 @@ def facts_of(passage: str, heading: str = "", opening: str = "") -> PassageFacts
             antecedents = Antecedents(person=antecedents.person)
             mentions.read(text)
             continue
-        within_sentence, whole = antecedents, text
+        within_sentence = antecedents = genders.settle(text, antecedents)
+        whole = text
         for number, statement in enumerate(statements(text)):
             if number:
-                within_sentence = after(text, antecedents, names, people)
+                within_sentence = genders.settle(statement, after(text, antecedents, names, people))
             resolved = resolve(statement, within_sentence, mentions)
             if not number and statement == text and resolved.how == "mention":
                 whole = resolved.statement  # "it" then stands for what is named in full
             for made in questions_about(resolved.statement, names, resolved.stand_in):
-                pair = _dated(made, sentence.year)
+                alone = _dated(made, sentence.year)
+                pair = alone if topic is None or resolved.how == "mention" else topic.complete(alone)
                 if pair.question.casefold() not in seen:
                     seen.add(pair.question.casefold())
                     leans = resolved.how in ("pronoun", "owner", "doubtful")
                     evidence = f"{sentence.before} {sentence.text}" if leans and sentence.before else sentence.text
                     signs = signs_of(pair, text, found.counts, resolved=resolved.how, part=number)
+                    if pair is not alone:
+                        signs = completed_signs(signs)
                     found.facts.append(Fact(pair, evidence, signs))
         antecedents = after(whole, antecedents, names, people)
         mentions.read(text)
@@ -104,6 +110,8 @@ def is_usable(sentence: str) -> bool:
     words = sentence.split()
     if not _MIN_WORDS <= len(words) <= _MAX_WORDS or not sentence.endswith("."):
         return False
+    if sentence.count('"') % 2 or sentence.count("“") != sentence.count("”"):
+        return False  # it begins or ends within what somebody says
     return not re.search(r"[=|<>{}\[\]#*\\_]{2}|https?:|\]\(|^\W*[a-z]|^[\"“]", sentence)
 
 
@@ -118,40 +126,3 @@ def names_of(texts: Sequence[str]) -> frozenset[str]:
             elif token.text[0].islower():
                 small[token.text] += 1
     return frozenset(word for word, times in capital.items() if times > small[word.casefold()])
-
-
-def statements(sentence: str) -> Iterator[str]:
-    """Yield the sentence, and the statements that it joins, each as a sentence of its own."""
-    sentence = re.sub(r"\s+\([^()`]*\)", "", sentence)
-    for part in re.split(r"(?<=\w);\s+|(?<=\w):\s+(?=[a-z])|\s+[–—]\s+", sentence.rstrip(". ")):
-        whole = (
-            f"{part[0].upper()}{part[1:]}." if part and part[0].islower() and not part.startswith("`") else f"{part}."
-        )
-        yield whole
-        yield from _joined(whole)
-
-
-def _joined(sentence: str) -> Iterator[str]:
-    """Yield what stands after "and" or "but", with the subject of the first verb where it has none of its own."""
-    first = parse_clause(sentence)
-    tokens = tokenize(sentence)[:-1]
-    dependent = next((n for n, token in enumerate(tokens) if n and token.low in _DEPENDENT), len(tokens))
-    for place, token in enumerate(tokens):
-        if token.low not in ("and", "but", "while", "whereas") or place < 3 or place + 3 > len(tokens):
-            continue
-        right = tokens[place + 1 :]
-        text = text_of(right, sentence)
-        kind = verb_after_conjunction(right)
-        if kind == "clause" and tokens[place - 1].text == "," and holds_a_clause(tokens[:place]):
-            yield f"{text[0].upper()}{text[1:]}."
-        elif kind == "verb" and first is not None and token.low in ("and", "but") and place < dependent:
-            head = text_of(first.subject, sentence)
-            if (
-                any(v.tense == "participle" or v.tense == "past" for v in english.verbs_of(right[0].text))
-                and first.auxiliaries
-                and right[0].low not in english.FINITE_AUXILIARIES
-            ):
-                if not first.is_passive:
-                    continue
-                head = f"{head} {' '.join(a.text for a in first.auxiliaries)}"
-            yield f"{head} {text}."

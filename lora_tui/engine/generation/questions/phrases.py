@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lora_tui.engine.generation.questions import english
+from lora_tui.engine.generation.questions.answer_spans import measure_of
 from lora_tui.engine.generation.questions.verbs import (
     Token,
     is_noun_like,
@@ -24,6 +25,10 @@ _TIME_WORD = re.compile(
     r"childhood|lunch|breakfast|dinner|Easter|Christmas)s?"
 )
 
+_ORDINAL = re.compile(
+    r"\d{1,2}(?:st|nd|rd|th)|(?:twenty-|thirty-)?(?:first|second|third|fourth|fifth|sixth|seventh|eighth|ninth)|tenth|"
+    r"eleventh|twelfth|thirteenth|fourteenth|fifteenth|sixteenth|seventeenth|eighteenth|nineteenth|twentieth|thirtieth"
+)
 _CLOCK = re.compile(r"\d{1,2}[:.]\d{2}|a\.?m|p\.?m|o'clock")
 
 _TIME_STARTS = frozenset("after before during until till since while when once".split())
@@ -80,7 +85,7 @@ def phrases_after(tokens: Sequence[Token]) -> tuple[Phrase, ...]:
 def holds_a_verb(phrase: Phrase) -> bool:
     """Tell whether a phrase that is no clause holds a finite verb: then the verb of the clause was none."""
     if phrase.kind not in ("object", "preposition") and not (
-        phrase.kind == "time" and phrase.head in ("in", "on", "at")
+        phrase.kind == "time" and phrase.head in ("in", "on", "at", "every")
     ):
         return False
     tokens = phrase.tokens
@@ -135,6 +140,8 @@ def _borders(tokens: Sequence[Token]) -> Iterator[int]:
         if not place or inner == "clause" or leans:
             continue
         if place == 1 and before is not None and before.low in _PARTICLES and low in english.PREPOSITIONS:
+            if before.low == "up" and low == "to" and after is not None and after.is_number:
+                continue  # "costs up to 55 euros"
             yield place
             continue
         if inner == "purpose":
@@ -266,6 +273,8 @@ def _within_range(tokens: Sequence[Token], place: int) -> bool:
     """Tell whether "to", "and", "until" stands inside a range that "from" or "between" began, or between numbers."""
     if tokens[place].low not in ("to", "until", "till"):
         return False
+    if place + 1 < len(tokens) and tokens[place - 1].is_number and tokens[place + 1].is_number:
+        return True  # "four to six years"
     return any(token.low in ("from", "between") for token in tokens[max(0, place - 6) : place])
 
 
@@ -280,7 +289,20 @@ def _second_verb(tokens: Sequence[Token], place: int) -> bool:
     rest = list(tokens[place:])
     if rest and rest[0].low in english.CONJUNCTIONS:
         rest = rest[1:]
-        while len(rest) > 1 and rest[0].low in ("still", "now", "then", "later", "also", "soon", "again", "never"):
+        while len(rest) > 1 and rest[0].low in (
+            "still",
+            "now",
+            "then",
+            "later",
+            "also",
+            "soon",
+            "again",
+            "never",
+            "therefore",
+            "thus",
+            "only",
+            "usually",
+        ):
             rest = rest[1:]  # "and still holds"
     comma = next((n for n, token in enumerate(rest) if token.text == ","), None)
     rest = rest[:comma]
@@ -359,6 +381,8 @@ def kind_of(part: Sequence[Token], is_first: bool) -> PhraseKind:
         )
     if low in ("daily", "weekly", "twice", "yearly") or (low in ("every", "once") and is_time(part)):
         return "time"
+    if is_first and low in ("more", "less", "fewer") and len(part) > 1 and after != "than" and not after.endswith("ly"):
+        return "object"  # "use more warmth"
     if low.endswith("ly") or low in english.ADVERBS:
         return "adverb"
     return "object" if is_first else "adverb"
@@ -372,8 +396,12 @@ def is_time(tokens: Sequence[Token]) -> bool:
     words = [token.text for token in tokens[:end] if token.is_word]
     if words and words[0].casefold() in _TIME_STARTS:
         return True
+    if measure_of(tokens[1:end]) in ("money", "weight", "volume", "length"):
+        return False  # "for eight pounds a month"
     if len(words) == 2 and words[0].casefold() in ("at", "until", "after", "before") and tokens[1].is_number:
-        return words[1].casefold() in _HOURS
+        return words[1].casefold() in _HOURS or _CLOCK.fullmatch(words[1]) is not None
+    if len(words) == 3 and words[:2] == ["on", "the"] and _ORDINAL.fullmatch(words[2]):
+        return True  # "on the twelfth"
     if len(words) == 4 and words[1].casefold() in _PARTS_OF_HOUR and words[2] in ("to", "past"):
         return words[3].casefold() in _HOURS  # "at ten to six"
     return any(YEAR.fullmatch(word) or _TIME_WORD.fullmatch(word) or _CLOCK.fullmatch(word) for word in words)

@@ -18,7 +18,7 @@ _LOCATED = frozenset(
     stand lie live hang sit keep store locate situate find place bear begin start end hold build grow park hide
     mount install display bury meet stop work teach sell buy print make produce house stay wait nest breed sleep
     train show exhibit moor anchor store plant collect serve gather marry die leave play eat deposit post put set
-    fasten tie tuck pour meet cast plant stop land
+    fasten tie tuck pour meet cast plant stop land require belong belongs need
     """.split()
 )
 
@@ -84,6 +84,8 @@ def _where(reading: Reading) -> Iterator[QuestionAnswer]:
             continue
         if any(p.kind == "object" for p in before) and not clause.is_passive and not named and not takes_place:
             continue
+        if clause.is_passive and any(p.head == "by" for p in before):
+            continue  # "is shown by the lamp above the display"
         if len(before) > 1 or (any(token.low in ("and",) for token in words) and not named):
             continue
         answer = [

@@ -1,8 +1,11 @@
 """Templates that ask for reasons, purposes, means, consequences and duties: why, how, what happens, what must."""
 
-from collections.abc import Iterator, Set
+import re
+from collections.abc import Iterator
+from dataclasses import replace
 
 from lora_tui.engine.generation.questions import english
+from lora_tui.engine.generation.questions.answer_spans import measure_of
 from lora_tui.engine.generation.questions.forms import ask, joined, phrases_text, unclear_beside, unclear_words, within
 from lora_tui.engine.generation.questions.phrases import Phrase
 from lora_tui.engine.generation.questions.reading import (
@@ -12,7 +15,7 @@ from lora_tui.engine.generation.questions.reading import (
     is_negated,
     make_pair,
 )
-from lora_tui.engine.generation.questions.verbs import holds_a_clause, text_of, tokenize
+from lora_tui.engine.generation.questions.verbs import holds_a_clause
 
 _NOUNS_WITH_INFINITIVE = frozenset(
     "way right permission time attempt ability chance decision plan order need reason opportunity power effort duty "
@@ -73,6 +76,8 @@ def _purpose(reading: Reading, phrase: Phrase) -> Iterator[QuestionAnswer]:
     ):
         return  # "in enabling computers to communicate"
     previous = before[-1].tokens[-1].low if before else ""
+    if form.base in ("take", "need", "require") and not clause.is_passive:
+        return  # "takes a moment to bubble"
     answer = reading.text(phrase.tokens)
     if form.base == "use" and phrase.head == "to" and not before:
         if clause.is_passive:
@@ -175,25 +180,89 @@ def _duty(reading: Reading) -> Iterator[QuestionAnswer]:
     )
 
 
-def of_instruction(sentence: str, names: Set[str]) -> Iterator[QuestionAnswer]:
-    """An instruction after its condition or aim: "To calm the bees, use smoke.", "If the hive is light, feed it."."""
-    tokens = tokenize(sentence)
-    comma = next((n for n, token in enumerate(tokens) if token.text == ","), None)
-    if comma is None or not 3 <= comma <= 12 or comma + 3 > len(tokens) or tokens[-1].text != ".":
-        return
-    lead, main = tokens[:comma], tokens[comma + 1 : -1]
-    if not any(verb.tense == "base" for verb in english.verbs_of(main[0].text)) or main[0].is_name:
-        return
-    if unclear_words(lead) or any(token.text in "();:" for token in tokens):
-        return
-    answer = text_of(main, sentence)
-    if tokens[0].low == "to" and any(verb.tense == "base" for verb in english.verbs_of(tokens[1].text)):
-        yield from make_pair(joined("How do you", text_of(lead[1:], sentence)), answer, "procedure", "means")
-    elif tokens[0].low in ("if", "when", "before", "after", "while"):
-        if not holds_a_clause(lead[1:]):
-            return
-        condition = within(lead, sentence, names)
-        yield from make_pair(joined("What should you do", condition), answer, "procedure", "clause")
+_TRIGGERS = frozenset("when whenever if once as".split())
 
 
-TEMPLATES = (_why, _how, _what_happens, _duty)
+def _what_happens_then(reading: Reading) -> Iterator[QuestionAnswer]:
+    """ "The alarm comes when the air falls below zero." gives "What happens when the air falls below zero?"."""
+    clause = reading.clause
+    last = reading.phrases[-1] if reading.phrases else None
+    if last is None or last.head not in _TRIGGERS or last.kind not in ("time", "condition") or clause.lead is not None:
+        return
+    if not holds_a_clause(last.tokens[1:]) or unclear_words(last.tokens) or clause.is_copula:
+        return
+    if clause.verb_form is not None and clause.verb_form.base in TAKES_INFINITIVE:
+        return  # "offered to teach if the town provided the water"
+    if (
+        last.tokens[0].low != last.head
+        or reading.subject.text == "you"
+        or clause.sentence[last.tokens[-1].end :] != "."
+    ):
+        return
+    if reading.phrases[0] is not last and measure_of(reading.phrases[0].tokens) is not None:
+        return  # "takes eighteen minutes when the weather is calm"
+    if last.head == "as" or any(token.low in english.MODALS - {"will"} for token in clause.auxiliaries):
+        return
+    before = [token for phrase in reading.phrases[:-1] for token in phrase.tokens]
+    if unclear_beside(before, reading.subject) or (not before and not clause.is_passive and clause.verb is None):
+        return
+    told = clause.sentence[clause.subject[-1].end : last.tokens[0].start].strip(" ,")
+    form = clause.verb_form
+    is_past = form is not None and form.tense == "past" and not clause.auxiliaries
+    is_past = is_past or any(token.low in ("was", "were", "had", "did") for token in clause.auxiliaries)
+    asked = "What happened" if is_past else "What happens"
+    condition = within(last.tokens, clause.sentence, reading.names)
+    yield from make_pair(joined(asked, condition), f"{reading.subject.text} {told}", "consequence", "clause")
+
+
+def _what_does(reading: Reading) -> Iterator[QuestionAnswer]:
+    """ "The controller waits two minutes before it starts." gives "What does the controller do before it starts?"."""
+    clause, form = reading.clause, reading.clause.verb_form
+    last = reading.phrases[-1] if len(reading.phrases) > 1 else None
+    if last is None or form is None or clause.auxiliaries or clause.adverbs or reading.subject.text == "you":
+        return
+    if last.head not in ("while", "before", "after") or last.tokens[0].low != last.head:
+        return
+    if (
+        not holds_a_clause(last.tokens[1:])
+        or unclear_beside(last.tokens, reading.subject)
+        or form.base in ("be", "have")
+    ):
+        return
+    if reading.phrases[0].kind != "object" or any(unclear_words(p.tokens) for p in reading.phrases[:-1]):
+        return
+    if clause.verb is None or clause.lead is not None or clause.sentence[last.tokens[-1].end :] != ".":
+        return
+    told = clause.sentence[clause.verb.start : last.tokens[0].start].strip(" ,")
+    question = ask(
+        "What", replace(clause, verb_form=english.Verb("do", form.tense)), reading.subject, reading.text(last.tokens)
+    )
+    yield from make_pair(question, told, "fact", "clause")
+
+
+_BY_MEANS = frozenset(
+    "hand radio telephone phone post mail letter train bus tram boat ship ferry car lorry air rail road sea foot "
+    "bicycle helicopter sledge lot ballot weight wire cable satellite email gravity machine steam water-power".split()
+)
+
+
+def _how_by(reading: Reading) -> Iterator[QuestionAnswer]:
+    """ "can be reached by radio on channel 7" gives "How can the post be reached?"."""
+    clause = reading.clause
+    for place, phrase in enumerate(reading.phrases[:3]):
+        if phrase.head != "by" or len(phrase.tokens) > 3 or phrase.tokens[-1].low not in _BY_MEANS:
+            continue
+        if any(unclear_words(p.tokens) for p in reading.phrases) or reading.subject.text == "you" or clause.is_copula:
+            continue
+        after = [p for p in reading.phrases[place + 1 :] if p.kind == "preposition" and p.head == "on"]
+        answer = [*phrase.tokens, *(t for p in after[:1] for t in p.tokens)]
+        others = [
+            p for p in reading.phrases if p is not phrase and p not in after and p.kind not in ("reason", "purpose")
+        ]
+        kept = phrases_text(others, clause.sentence)
+        if (not kept and not clause.is_passive) or re.search(r"\b(?:and|or)\b", kept):
+            continue
+        yield from make_pair(ask("How", clause, reading.subject, kept), reading.text(answer), "procedure", "means")
+
+
+TEMPLATES = (_why, _how, _how_by, _what_happens, _what_happens_then, _what_does, _duty)

@@ -7,7 +7,7 @@ document first. What stays bare, or could be two things, is told (`Mention`), be
 
 import re
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lora_tui.engine.generation.questions import english
 from lora_tui.engine.generation.questions.answer_spans import is_person, names_in
@@ -39,6 +39,30 @@ class Antecedents:
     def stand_in(self, pronoun: str) -> str | None:
         """Return what a pronoun stands for."""
         return {"it": self.it, "they": self.they}.get(pronoun, self.person)
+
+
+class Genders:
+    """Who of a text was "he" and who was "she" so far: "She" is not the man who was named last."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, str] = {}
+
+    def settle(self, statement: str, antecedents: Antecedents) -> Antecedents:
+        """Return what pronouns stand for, the person with regard to the pronoun that the statement begins with.
+
+        Where the person named last is none or another, the only one who has been "she" before is meant.
+        """
+        clause = parse_clause(statement)
+        first = clause.subject[0].low if clause is not None else ""
+        pronoun = _OWNERS.get(first, first)
+        if pronoun not in ("he", "she"):
+            return antecedents
+        person = antecedents.person
+        if person is not None and self._of.get(person, pronoun) == pronoun:
+            self._of[person] = pronoun
+            return antecedents
+        known = [name for name, gender in self._of.items() if gender == pronoun]
+        return replace(antecedents, person=known[0] if len(known) == 1 else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +214,8 @@ def after(sentence: str, before: Antecedents, names: Set[str], people: Mapping[s
     elif _has_stranger(tokens, people):
         person = None
     first = clause.subject[0].low
+    if first in ("he", "she") and before.person is not None:
+        return Antecedents(person=before.person)  # "She travelled with Piotr Wolny. She ..."
     if len(clause.subject) == 1 and first in ("it", "they"):
         it, they = before.it if first == "it" else None, before.they if first == "they" else None
         return Antecedents(it, they, person, before.doubtful)
@@ -262,15 +288,26 @@ def _has_stranger(tokens: Sequence[Token], people: Mapping[str, str]) -> bool:
 def people_of(texts: Sequence[str]) -> dict[str, str]:
     """Return the people of a text: full names by surname, those that a title, a first name or an occupation shows."""
     found: dict[str, str] = {}
-    for text in texts:
+    for number, text in enumerate(texts):
         tokens = tokenize(text)
         for name in names_in(tokens):
             place = tokens.index(name[0])
-            before = [token for token in tokens[max(0, place - 2) : place] if token.text != ","]
+            before = [
+                token for token in tokens[max(0, place - 2) : place] if token.text != "," and token.low != "named"
+            ]
             shown = is_person(name) or bool(before and _is_occupation(before[-1]) and len(name) <= 3)
+            following = tokens[place + len(name) : place + len(name) + 2]
+            shown = shown or [token.low for token in following] == [",", "who"]
+            shown = shown or (
+                place == 0 and number + 1 < len(texts) and _OF_PERSON.match(texts[number + 1]) is not None
+            )
             if shown and len(name) >= 2 and not any(token.low in english.DETERMINERS for token in name):
                 found[name[-1].text] = " ".join(token.text for token in name)
     return found
+
+
+_OF_PERSON = re.compile(r"(?:He|She|His|Her)\b")
+"""How a sentence after one about a person begins."""
 
 
 def _is_occupation(token: Token) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from lora_tui.engine.generation.questions import amounts, english, identities, places, reasons, things
 from lora_tui.engine.generation.questions.clauses import Clause, parse_clause
 from lora_tui.engine.generation.questions.forms import MISREAD, Subject, names_itself, subject_of
+from lora_tui.engine.generation.questions.instructions import questions_about_instruction
 from lora_tui.engine.generation.questions.reading import QuestionAnswer, Reading
 
 _MAX_QUESTION_WORDS = 20
@@ -32,9 +33,11 @@ def questions_about(sentence: str, names: Set[str] = frozenset(), stand_in: str 
     `names` are words that the passage writes as names in the middle of sentences. `stand_in` says what a pronoun at the
     beginning of the sentence stands for; without it such a sentence gives no question.
     """
+    if told := [replace(p, rule="instruction") for p in questions_about_instruction(sentence, names) if _is_sound(p)]:
+        return told
     clause = parse_clause(sentence)
     if clause is None:
-        return [replace(pair, rule="instruction") for pair in reasons.of_instruction(sentence, names)]
+        return []
     if stand_in is not None and clause.subject[0].low in ("it", "they", "he", "she") and len(clause.subject) == 1:
         human = clause.subject[0].low in ("he", "she")
         subject = Subject(stand_in, stand_in.split()[-1], clause.subject[0].low == "they", human)
@@ -47,6 +50,8 @@ def questions_about(sentence: str, names: Set[str] = frozenset(), stand_in: str 
         and any(verb.tense == "base" for verb in english.verbs_of(clause.subject[0].text))
     ):
         return []  # "Rate rejected pairs too.": an instruction
+    elif _begins_with_order(clause, names):
+        return []  # "Click on the button located on the main page."
     elif len(clause.subject) == 1 and clause.subject[0].low == "you":
         subject = Subject("you", "you", True, True)
     elif names_itself(clause.subject):
@@ -59,13 +64,21 @@ def questions_about(sentence: str, names: Set[str] = frozenset(), stand_in: str 
     found: dict[str, QuestionAnswer] = {}
     for template in _TEMPLATES:
         for pair in template(reading):
-            if pair.question not in found and _is_sound(pair):
-                name = template.__name__.strip("_")
+            name = template.__name__.strip("_")
+            if pair.question not in found and _is_sound(pair, name):
                 last = pair.question.rstrip("?").rsplit(" ", 1)[-1].casefold()
-                if last in _STRANDED and name not in ("what_with_preposition", "what_called", "purpose", "why"):
+                if last in _STRANDED and name not in (
+                    "what_with_preposition",
+                    "what_passive",
+                    "what_called",
+                    "purpose",
+                    "why",
+                ):
                     continue  # "What does the funnel describe through?"
                 if name in _ASK_FOR_SUBJECT and _OWNED.search(pair.question):
                     continue  # "How many otters wait at its upper end?"
+                if _is_orphaned(pair.question, subject):
+                    continue  # "When did a storm take two of his vents?"
                 found[pair.question] = replace(pair, rule=name)
     return list(found.values())
 
@@ -78,12 +91,34 @@ def _list_goes_on(clause: Clause) -> bool:
             continue
         later = [token.low for other in clause.phrases[place + 1 :] for token in other.tokens]
         left = clause.sentence[phrase.tokens[-1].end :]
-        return "and" in later or "or" in later or re.match(r"[^.;]*, (?:and|or)\b", left) is not None
+        return "and" in later or "or" in later or re.match(r",[^.;]* (?:and|or)\b", left) is not None
     return False
 
 
 _ASK_FOR_SUBJECT = frozenset("how_many_subjects who_is_subject who_did".split())
 _OWNED = re.compile(r"\b(?:its|their|his|her)\b")
+_AFTER_ORDERS = frozenset("on in to at up down for with from through into sure that it them".split())
+
+
+def _begins_with_order(clause: Clause, names: Set[str]) -> bool:
+    """Tell whether what was taken for the subject is an order to the reader, with a participle behind it."""
+    first, *others = clause.subject
+    if not others or first.start or first.text in names or first.low in english.DETERMINERS:
+        return False
+    is_verb = any(verb.tense == "base" for verb in english.verbs_of(first.text))
+    return is_verb and others[0].low in _AFTER_ORDERS | english.DETERMINERS
+
+
+_OWNER_WORDS = {"his": True, "her": True, "him": True, "its": False}
+
+
+def _is_orphaned(question: str, subject: Subject) -> bool:
+    """Tell whether a question speaks of "his" or "its" where its subject is no such owner."""
+    words = question.rstrip("?").casefold().split()
+    owned = [_OWNER_WORDS[word] for word in words if word in _OWNER_WORDS]
+    return any(person != subject.is_person for person in owned) or ("their" in words and not subject.is_plural)
+
+
 _STRANDED = frozenset("through for with from into of by at about between against among towards upon".split())
 
 
@@ -95,8 +130,10 @@ def _is_torn(pair: QuestionAnswer) -> bool:
     verbs = english.verbs_of(words[-1])
     if pair.kind in ("thing", "list", "name", "person") and len(words) > 1:
         relative = any(word in ("that", "which", "who", "where") for word in words)
-        if words[-2] in {"to"} | english.MODALS and any(verb.tense == "base" for verb in verbs):
-            return True
+        if words[-2] in {"to"} | english.MODALS and (
+            any(verb.tense == "base" for verb in verbs) or pair.answer[-2:] != "s."
+        ):
+            return not pair.answer.rstrip(".").rsplit(" ", 1)[-1][0].isupper()
         if words[-1].endswith("ed") and any(verb.tense == "past" for verb in verbs) and not relative:
             return True
     listed = ", " in pair.answer and pair.kind not in ("quantity", "duration", "time", "place")
@@ -106,11 +143,28 @@ def _is_torn(pair: QuestionAnswer) -> bool:
     return " " not in tail and tail[0].islower()
 
 
-def _is_sound(pair: QuestionAnswer) -> bool:
+_RELATIVE_TIME = re.compile(
+    r"(?:in |on |at )?(?:last|this|next|that|the same|the next|the following|the previous) (?:year|month|week|day|"
+    r"night|morning|evening|winter|summer|autumn|spring|time|season)\b",
+    re.IGNORECASE,
+)
+"""Times that only the text's own date fixes: "last year"."""
+
+_COMPARED = re.compile(r"\b(?:less|more|fewer|earlier|later|longer)\.$")
+_NO_ANSWERS = frozenset(
+    ("since.", "at the earliest.", "at the latest.", "at least.", "at most.", "at first.", "at once.")
+)
+
+
+def _is_sound(pair: QuestionAnswer, rule: str = "") -> bool:
     words = pair.question.split()
-    if MISREAD.search(pair.question):
+    if MISREAD.search(pair.question.replace(" while ", " when ") if rule == "what_does" else pair.question):
         return False
     first = pair.answer.split()[0].casefold()
+    if pair.answer.rstrip(".").casefold() in pair.question.casefold() and pair.kind in ("person", "name", "thing"):
+        return False
+    if _RELATIVE_TIME.match(pair.answer) or _COMPARED.search(pair.answer) or pair.answer.casefold() in _NO_ANSWERS:
+        return False
     if first in _POSSESSIVE_STARTS and pair.kind not in ("clause", "means", "purpose"):
         return False
     ends = {words[-1].casefold().strip("?,."), pair.answer.split()[-1].casefold().strip("?,.")}

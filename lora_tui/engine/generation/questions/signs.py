@@ -39,6 +39,11 @@ _ANYBODY = re.compile(
 )
 """People and things at large, who do or cost something somewhere: "How much do members pay?"."""
 
+_BARE_ANSWER = re.compile(r"(?:(?:In|On|At|From|To|With|By|Into) )?(?:[Tt]he|[Aa]n?) \w+\.")
+"""An answer that says nothing by itself: "In the ball."."""
+
+_PAST = re.compile(r"\b(?:did|was|were|had)\b")
+_ORDINAL = re.compile(r"\bthe (?:\w+ )?(?:second|third|fourth|next|new|other|last|old|same|following|active|main)\b")
 _LIGHT = re.compile(
     r"\b(?:take|have|has|give|get|do|make|use|used|work|begin|start|offer|provide|see|learn|know|need|want|like|receive"
     r"|examine|allow|play|improve|process|handle|discover|repair|bring|happen|end)\?$"
@@ -65,6 +70,21 @@ def signs_of(
     }
 
 
+def _is_named(word: str) -> bool:
+    return word[0].isupper() or word[0].isdigit() or word[0] in '`"“'
+
+
+_MENDED = frozenset(
+    ("bare noun", "vague noun", "anybody", "few words", "comma in question", "subject bare", "bare event")
+)
+
+
+def completed_signs(signs: Mapping[str, float]) -> Mapping[str, float]:
+    """Return the signs of a question that its document's name completes: it is no longer vague."""
+    kept = {name: value for name, value in signs.items() if name not in _MENDED}
+    return {**kept, "topic named": 1.0, "long question": max(0.0, signs.get("long question", 0.0) - 0.8)}
+
+
 def of_words(question: str, answer: str, sentence: str) -> dict[str, float]:
     """Return the signs that the words alone give, of completed questions too."""
     words, replied, said = question.split(), answer.split(), sentence.split()
@@ -81,8 +101,11 @@ def of_words(question: str, answer: str, sentence: str) -> dict[str, float]:
         "bare noun": float(min(2, len(_BARE.findall(question)))),
         "vague noun": float(_VAGUE.search(question) is not None),
         "anybody": float(_ANYBODY.search(question) is not None),
+        "bare answer": float(_BARE_ANSWER.fullmatch(answer) is not None),
+        "bare event": float(_PAST.search(question) is not None and not any(_is_named(word) for word in middle)),
+        "ordinal": float(_ORDINAL.search(question) is not None),
         "light verb": float(_LIGHT.search(question) is not None),
-        "name or number": float(any(word[0].isupper() or word[0].isdigit() for word in middle)),
+        "name or number": float(any(_is_named(word) for word in middle)),
         "clause in question": float(any(word.strip(",?") in english.SUBORDINATORS - {"so"} for word in middle)),
         "clause in answer": float(len(_CLAUSE_WORDS.findall(" ".join(replied[1:]))) > 0),
         "comma in question": float("," in question),

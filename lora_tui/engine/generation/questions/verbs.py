@@ -52,7 +52,11 @@ def text_of(tokens: Sequence[Token], sentence: str) -> str:
 
 def tokenize(sentence: str) -> list[Token]:
     """Cut a sentence into tokens; quotations and inline code are one token each."""
-    return [Token(found.group(), *found.span()) for found in _TOKEN.finditer(sentence)]
+    tokens = [Token(found.group(), *found.span()) for found in _TOKEN.finditer(sentence)]
+    if tokens and len(tokens[-1].text) > 1 and tokens[-1].text.endswith(".") and tokens[-1].text[0].isalpha():
+        *tokens, last = tokens  # "choose EXPORT.": the full stop of the sentence
+        tokens += [Token(last.text[:-1], last.start, last.end - 1), Token(".", last.end - 1, last.end)]
+    return tokens
 
 
 def is_noun_like(token: Token) -> bool:
@@ -128,6 +132,8 @@ def is_finite(tokens: Sequence[Token], place: int) -> bool:
     if not is_noun_like(before):
         return False
     after = tokens[place + 1] if place + 1 < len(tokens) else None
+    if after is not None and after.low == "place" and token.low in ("take", "takes", "took"):
+        return True
     if after is not None and (
         after.low in english.FINITE_AUXILIARIES
         or any(v.tense in ("past", "third") for v in english.verbs_of(after.text))
@@ -137,18 +143,21 @@ def is_finite(tokens: Sequence[Token], place: int) -> bool:
         follows = after.low in english.FINITE_AUXILIARIES or (
             second is not None and second.text != "," and may_follow_verb(second)
         )
-        certain = tokens[place - 1].low in english.ADVERBS or before.is_name
+        if after.low in english.FINITE_AUXILIARIES and english.is_plural(token.text):
+            follows = True  # "the limit switches are required"
+        certain = tokens[place - 1].low in english.ADVERBS or (before.is_name and place > 1)
         if follows and not certain and not any(v.tense == "past" for v in english.verbs_of(token.text)):
             return False  # a noun before its verb: "the pool rules were", "the brake holds"
     if before.low in ("you", "we", "they", "i") and token.low not in english.ADVERBS and not token.low.endswith("ly"):
         return True
     for verb in english.verbs_of(token.text):
         if verb.tense == "past":
-            return after is None or after.low != "by"
+            return after is None or not (after.low == "by" or (after.low in ("of", "from") and verb.base == "make"))
+        follows = after is None or may_follow_verb(after) or token.low in _LINKING
         if verb.tense == "third" and (before.is_name or not _plural_before(tokens, place)):
-            return after is None or may_follow_verb(after)
+            return follows
         if verb.tense == "base" and (_plural_before(tokens, place) or before.low in ("they", "we", "you", "i")):
-            return after is None or may_follow_verb(after)
+            return follows
     return False
 
 
@@ -172,6 +181,9 @@ def _plural_before(tokens: Sequence[Token], place: int) -> bool:
     if head.is_number and head.low != "one" and place > 1:
         return True
     return together or (english.is_plural(head.text) and (head.low == head.text or head is tokens[0]))
+
+
+_LINKING = frozenset("become became becomes get gets got".split())
 
 
 def may_follow_verb(token: Token) -> bool:
@@ -249,7 +261,9 @@ _NOT_BEFORE_NOUNS = frozenset(
 
 def _is_adverb_in_group(tokens: Sequence[Token], place: int) -> bool:
     low = tokens[place].low
-    if low in _NOT_BEFORE_NOUNS:
+    if low in _NOT_BEFORE_NOUNS or low == "since":
+        if low in ("only", "first", "last") and place + 1 < len(tokens) and tokens[place + 1].low == "be":
+            return True  # "may only be made"
         following = tokens[place + 1].text if place + 1 < len(tokens) else ""
         return any(verb.tense in ("past", "participle") for verb in english.verbs_of(following))
     plain = low.endswith("ly") and low not in ("early", "daily", "weekly", "family", "yearly", "monthly")
