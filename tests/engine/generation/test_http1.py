@@ -3,11 +3,13 @@
 import asyncio
 import gzip
 import json
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
+from lora_tui.engine.generation.client import http1
 from lora_tui.engine.generation.client.answers import Answer, ConnectError, ConnectionBroken, UnreadableReply
 from lora_tui.engine.generation.client.http1 import DirectClient
 from lora_tui.engine.generation.client.proxied import ProxiedClient
@@ -110,6 +112,72 @@ def test_every_reply_is_read_as_the_official_clients_library_reads_it(name: str)
 
     ours, theirs = asyncio.run(both())
     assert ours == theirs
+
+
+STREAMS = [
+    *(reply if len(reply) < 5000 else reply.replace(b"x" * 199_900, b"") for reply in REPLIES.values()),
+    with_length(b"{}", "Connection: keep-alive", "Server: x"),
+    with_length(b"{}", "Connection: close"),
+    with_length(b"{}", "Content-Length: 3"),
+    with_length(b"{}", "Content-Length: 2"),
+    with_length(b"{}", "Transfer-Encoding: chunked"),
+    with_length(b"{}", "X-Folded: a", " b"),
+    with_length(b"{}", "No colon"),
+    with_length(b"{}", "X-Latin: Größe"),
+    with_length(b"{}") + b"more than was said",
+    with_length(b"{}").replace(b": 2", b": -2"),
+    with_length(b"{}").replace(b": 2", b": 0x2"),
+    with_length(b"{}").replace(b"\r\n", b"\n"),
+    with_length(b"{}").replace(b"HTTP/1.1 ", b"HTTP/1.1  "),
+    with_length(b"{}" * 300)[:-1],
+    b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 120_000,
+]
+
+
+class Written(asyncio.Transport):
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent, self.closed = b"", False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent += bytes(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+def test_a_plain_reply_is_read_without_h11_as_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def outcome(stream: bytes, seed: int) -> tuple[str, bytes, bool]:
+        rng, transport, connection = random.Random(seed), Written(), http1._Connection(set())
+        connection.connection_made(transport)
+        asked = asyncio.ensure_future(connection.ask("POST", "/x", {"Host": "h", "Content-Length": "2"}, b"{}", 5000))
+        await asyncio.sleep(0)
+        rest = stream
+        while rest and not asked.done():
+            size = rng.choice((1, 3, 40, 100_000))
+            connection.data_received(rest[:size])
+            rest = rest[size:]
+        if not asked.done():
+            connection.eof_received()
+        if not asked.done():
+            connection.connection_lost(None)
+        try:
+            return repr(await asked), transport.sent, connection.reusable
+        except Exception as problem:  # noqa: BLE001  # whatever it is has to be the same
+            return repr(problem), transport.sent, connection.reusable
+
+    async def outcomes() -> list[tuple[str, bytes, bool]]:
+        return [await outcome(stream, seed) for stream in STREAMS for seed in range(6)]
+
+    quick = asyncio.run(outcomes())
+    monkeypatch.setattr(http1, "_plain_head", lambda head: None)
+    assert quick == asyncio.run(outcomes())
+    assert sum("status=200" in said for said, *_ in quick) > 30
 
 
 def test_a_connection_is_used_again_and_a_request_is_whole() -> None:

@@ -5,6 +5,9 @@ takes 4.4 ms of processor time for a call at 256 connections, its own aiohttp tr
 (`tests/bench/README.md`); it also saves the second that importing the official client takes. What h11 reads is held to
 the standard: a server that says anything else has its connection closed.
 
+An answer as nearly all servers give it (200, a Content-Length, nothing unusual in its headers) is read without h11 in a
+fraction of its time: `_plain_head` says which these are. All others h11 reads from their first byte.
+
 There is no limit of connections here: whoever sends has one. Nothing is sent twice: a request whose connection breaks
 may have been paid for.
 """
@@ -18,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import h11
@@ -36,6 +40,10 @@ _IDLE_SECONDS = 4.0
 
 _MOST_HEADER_BYTES = 100_000
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
+_LENGTH = "Content-Length"
+_MOST_HEADS = 32
+_PLAIN_HEAD = re.compile(rb"HTTP/1\.1 200 [ -~]*\r\n((?:[A-Za-z0-9-]+:[\t -~]*\r\n)*)\r\n")
+_NOT_PLAIN = ("transfer-encoding", "upgrade", "trailer")
 
 
 class DirectClient:
@@ -50,6 +58,7 @@ class DirectClient:
         self._connect_seconds = connect_seconds
         self._idle: dict[tuple[str, str, int], deque[_Connection]] = {}
         self._open: set[_Connection] = set()
+        self._heads: dict[tuple[str, ...], bytes] = {}
         self._tls: ssl.SSLContext | None = None
         self._closed = False
 
@@ -135,7 +144,7 @@ class DirectClient:
         try:
             async with asyncio.timeout(seconds):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(self._open),
+                    lambda: _Connection(self._open, self._heads),
                     host,
                     port,
                     ssl=self._tls if tls else None,
@@ -148,14 +157,28 @@ class DirectClient:
         return connection
 
 
-class _Connection(asyncio.Protocol):
-    """One connection, and the request that is under way on it."""
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A request as it was sent."""
 
-    def __init__(self, opened: "set[_Connection]") -> None:
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, and the request that is under way on it. `heads` are requests without their length, as bytes."""
+
+    def __init__(self, opened: "set[_Connection]", heads: "dict[tuple[str, ...], bytes] | None" = None) -> None:
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEADER_BYTES)
         self._opened = opened
+        self._heads = {} if heads is None else heads
         self._transport: asyncio.Transport | None = None
         self._waiting: asyncio.Future[Answer] | None = None
+        self._sent: _Sent | None = None  # the request of which h11 knows nothing: its answer may be a plain one
+        self._received = bytearray()  # of that answer
+        self._whole = 0  # its length, once its head has been read
         self._status = 0
         self._headers: dict[str, str] = {}
         self._body: Body | None = None
@@ -180,16 +203,27 @@ class _Connection(asyncio.Protocol):
         self._waiting = asyncio.get_running_loop().create_future()
         self._body = None
         try:
-            request = h11.Request(method=method, target=target, headers=list(headers.items()))
-            sent = [self._http.send(request)]
-            if body:
-                sent.append(self._http.send(h11.Data(data=body)))
-            sent.append(self._http.send(h11.EndOfMessage()))
+            head = self._head_of(method, target, headers)
         except h11.LocalProtocolError as problem:
             self._waiting.cancel()
             raise ConnectionBroken(f"the request cannot be sent: {problem}") from problem
-        self._transport.write(b"".join(part for part in sent if part))
+        self._sent, self._whole = _Sent(method, target, headers, body), 0
+        self._received.clear()
+        self._transport.write(head + body)
         return await self._waiting
+
+    def _head_of(self, method: str, target: str, headers: Mapping[str, str]) -> bytes:
+        """Return the head of a request as h11 writes it; but for the length of its body it is always the same."""
+        key = (method, target, *(text for header in headers.items() if header[0] != _LENGTH for text in header))
+        if key not in self._heads:
+            if len(self._heads) >= _MOST_HEADS:
+                self._heads.clear()
+            bare = [header for header in headers.items() if header[0] != _LENGTH]
+            written = h11.Connection(h11.CLIENT).send(h11.Request(method=method, target=target, headers=bare))
+            assert written is not None, "a request is bytes"
+            self._heads[key] = written.removesuffix(b"\r\n")
+        length = f"{_LENGTH}: {headers[_LENGTH]}\r\n".encode() if _LENGTH in headers else b""
+        return self._heads[key] + length + b"\r\n"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
@@ -219,6 +253,10 @@ class _Connection(asyncio.Protocol):
                 self._transport.close()
             return
         try:
+            if self._sent is not None:
+                if data and self._read_plain(data):
+                    return
+                data = self._give_to_h11(data)
             self._http.receive_data(data)
             self._read()
         except h11.RemoteProtocolError as problem:
@@ -230,6 +268,43 @@ class _Connection(asyncio.Protocol):
             self._fail(ConnectionBroken(said))
         except Exception as problem:  # noqa: BLE001  # whatever it is, the request that waits must learn of it
             self._fail(problem)
+
+    def _read_plain(self, data: bytes) -> bool:
+        """Take in what has come of a plain answer; False where it is none."""
+        self._received += data
+        if not self._whole:
+            end = self._received.find(b"\r\n\r\n")
+            if end < 0:
+                return len(self._received) < _MOST_HEADER_BYTES
+            headers = _plain_head(bytes(self._received[: end + 4]))
+            if headers is None or int(headers["content-length"]) > self._most:
+                return False
+            self._headers, self._whole = headers, end + 4 + int(headers["content-length"])
+            self._body = Body(headers, self._most)
+        if len(self._received) > self._whole:
+            return False
+        if len(self._received) == self._whole:
+            assert self._body is not None, "a response comes before its end"
+            self._body.add(bytes(self._received[self._whole - int(self._headers["content-length"]) :]))
+            self._sent = None
+            self._answer(Answer(200, self._headers, self._body.text()))
+        return True
+
+    def _give_to_h11(self, data: bytes) -> bytes:
+        """Have h11 read the answer that is under way from its beginning; returns what it has to be given."""
+        sent, before = self._sent, bytes(self._received)
+        assert sent is not None, "a request is under way"
+        self._sent = None
+        self._http.send(h11.Request(method=sent.method, target=sent.target, headers=list(sent.headers.items())))
+        if sent.body:
+            self._http.send(h11.Data(data=sent.body))
+        self._http.send(h11.EndOfMessage())
+        if data:
+            return before  # it holds what has come just now
+        if before:
+            self._http.receive_data(before)
+            self._read()
+        return data
 
     def _read(self) -> None:
         while True:
@@ -264,6 +339,21 @@ class _Connection(asyncio.Protocol):
             self._waiting.set_exception(problem)
         if self._transport is not None:
             self._transport.close()
+
+
+def _plain_head(head: bytes) -> dict[str, str] | None:
+    """Return the headers of an answer that has nothing but a body of known length on a connection that stays."""
+    found = _PLAIN_HEAD.fullmatch(head)
+    if found is None:
+        return None
+    headers: dict[str, str] = {}
+    for line in found[1].decode("ascii").splitlines():
+        name, _, value = line.partition(":")
+        name = name.lower()
+        headers[name] = f"{headers[name]}, {value.strip()}" if name in headers else value.strip()
+    length = headers.get("content-length", "")
+    is_plain = length.isdigit() and len(length) < 12 and headers.get("connection", "keep-alive").lower() == "keep-alive"
+    return headers if is_plain and not any(name in headers for name in _NOT_PLAIN) else None
 
 
 def _ascii(host: str) -> str:

@@ -27,12 +27,14 @@ from lora_tui.engine.generation.client.enforcement import (
 from lora_tui.secrets import redact
 from lora_tui.store.rows import AttemptEnd
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 
 def request_body(parameters: Mapping[str, Any]) -> bytes:
     """Return the body of a request, ``extra_body`` laid out beside the other parameters."""
     sent = {name: value for name, value in parameters.items() if name != "extra_body"}
     sent |= parameters.get("extra_body", {})
-    return json.dumps(sent, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _ENCODER.encode(sent).encode("utf-8", "replace")
 
 
 def is_loopback(url: str) -> bool:
