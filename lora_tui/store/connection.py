@@ -11,9 +11,7 @@ transaction.
 
 import asyncio
 import copy
-import dataclasses
 import itertools
-import json
 import logging
 import shlex
 import sqlite3
@@ -30,6 +28,7 @@ from lora_tui.outputs import check_name, protect
 from lora_tui.store import damage, opening
 from lora_tui.store.batches import Batches, run_to_end
 from lora_tui.store.damage import DAMAGED, StoreError, damaged_row, store_problem, tolerant
+from lora_tui.store.values import fields_of, storable, to_json
 from lora_tui.text import file_size
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
 sqlite3.register_converter("JSON", damage.decode_json)
 
 log = logging.getLogger(__name__)
+
+_FAILURES = (sqlite3.Error, UnicodeDecodeError)
 
 Row = TypeVar("Row", bound="DataclassInstance")
 T = TypeVar("T")
@@ -269,15 +270,19 @@ class Store:
         """Raise what SQLite cannot do inside the block as a `StoreError` with what to do."""
         try:
             yield
-        except (sqlite3.Error, UnicodeDecodeError) as problem:
-            if (explained := store_problem(self.path, problem)) is None:
-                raise
+        except _FAILURES as problem:
+            self._raise_explained(problem)
+            raise
+
+    def _raise_explained(self, problem: sqlite3.Error | UnicodeDecodeError) -> None:
+        """Raise what SQLite cannot do as a `StoreError`; a mistake of ours has none."""
+        if (explained := store_problem(self.path, problem)) is not None:
             raise explained from problem
 
     async def execute(self, sql: str, parameters: Iterable[Any] = ()) -> int:
         """Run one statement; returns the last row id of an INSERT, else the number of rows changed."""
         with self._explained():
-            async with self._connection.execute(tolerant(sql), _storable(parameters)) as cursor:
+            async with self._connection.execute(tolerant(sql), storable(parameters)) as cursor:
                 return (cursor.lastrowid or 0) if sql.lstrip()[:6].upper() == "INSERT" else cursor.rowcount
 
     async def insert(self, table: str, /, *, otherwise: str = "", **columns: Any) -> int:
@@ -292,20 +297,20 @@ class Store:
     async def execute_many(self, sql: str, rows: Iterable[Iterable[Any]]) -> None:
         """Run one statement for each row of parameters."""
         with self._explained():
-            await self._connection.executemany(sql, [_storable(row) for row in rows])
+            await self._connection.executemany(sql, [storable(row) for row in rows])
 
     async def all(self, row_type: type[Row], sql: str, parameters: Iterable[Any] = ()) -> list[Row]:
         """Return every row as `row_type`, a dataclass with fields named like the columns; damaged ones are left out."""
         rows = await self._sound_rows(sql, parameters)
-        places = _places(row_type, rows)
-        return [row_type(*(row[place] for place in places)) for row in rows]
+        fields = fields_of(row_type, tuple(rows[0].keys())) if rows else None
+        return [row_type(*fields(row)) for row in rows] if fields is not None else []
 
     async def one(self, row_type: type[Row], sql: str, parameters: Iterable[Any] = ()) -> Row | None:
         """Return the first row as `row_type`, or None. Raises `StoreError` where that row is damaged."""
         rows = await self._rows(sql, parameters)
         if rows and any(value is DAMAGED for value in rows[0]):
             raise damaged_row(self.path, f"{row_type.__name__.lower()} {rows[0][0]}")
-        return row_type(*(rows[0][place] for place in _places(row_type, rows))) if rows else None
+        return row_type(*fields_of(row_type, tuple(rows[0].keys()))(rows[0])) if rows else None
 
     async def value(self, sql: str, parameters: Iterable[Any] = ()) -> Any:
         """Return the first column of the first row, or None."""
@@ -342,13 +347,7 @@ class Store:
         then fails at once, time-out or not, when another process has written since (SQLITE_BUSY_SNAPSHOT).
         """
         with self._explained():
-            return list(await self._connection.execute_fetchall(tolerant(sql), _storable(parameters)))
-
-
-def _places(row_type: type[Row], rows: Sequence[sqlite3.Row]) -> list[int]:
-    """Return in which columns of rows the fields of a dataclass are; to look each up by its name takes far longer."""
-    names = rows[0].keys() if rows else ()
-    return [names.index(field.name) for field in dataclasses.fields(row_type)] if rows else []
+            return list(await self._connection.execute_fetchall(tolerant(sql), storable(parameters)))
 
 
 class _DirectStore(Store):
@@ -366,18 +365,27 @@ class _DirectStore(Store):
 
     async def execute(self, sql: str, parameters: Iterable[Any] = ()) -> int:
         """Run one statement."""
-        with self._explained():
-            cursor = self._raw.execute(tolerant(sql), _storable(parameters))
-            return (cursor.lastrowid or 0) if sql.lstrip()[:6].upper() == "INSERT" else cursor.rowcount
+        try:
+            cursor = self._raw.execute(tolerant(sql), storable(parameters))
+        except _FAILURES as problem:
+            self._raise_explained(problem)
+            raise
+        return (cursor.lastrowid or 0) if sql.lstrip()[:6].upper() == "INSERT" else cursor.rowcount
 
     async def execute_many(self, sql: str, rows: Iterable[Iterable[Any]]) -> None:
         """Run one statement for each row of parameters."""
-        with self._explained():
-            self._raw.executemany(sql, [_storable(row) for row in rows])
+        try:
+            self._raw.executemany(sql, [storable(row) for row in rows])
+        except _FAILURES as problem:
+            self._raise_explained(problem)
+            raise
 
     async def _rows(self, sql: str, parameters: Iterable[Any]) -> list[sqlite3.Row]:
-        with self._explained():
-            return self._raw.execute(tolerant(sql), _storable(parameters)).fetchall()
+        try:
+            return self._raw.execute(tolerant(sql), storable(parameters)).fetchall()
+        except _FAILURES as problem:
+            self._raise_explained(problem)
+            raise
 
 
 def _file_of(path: Path) -> tuple[int, int] | None:
@@ -394,19 +402,6 @@ def _free_name(path: Path) -> Path:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     numbered = (path.with_name(f"{path.stem}.rescued-{number}{path.suffix}") for number in itertools.count(1))
     return next(name for name in numbered if not name.exists())
-
-
-def to_json(value: object) -> str:
-    """Return `value` as the store writes it: JSON without NaN, which SQLite's JSON functions refuse."""
-    return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-
-
-def _storable(parameters: Iterable[Any]) -> tuple[Any, ...]:
-    """Replace lone surrogates, which SQLite's UTF-8 cannot hold, in the text among the parameters."""
-    return tuple(
-        value.encode(errors="replace").decode() if isinstance(value, str) and not value.isascii() else value
-        for value in parameters
-    )
 
 
 def _bytes(path: Path) -> int:

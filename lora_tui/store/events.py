@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from lora_tui.store import training
-from lora_tui.store.connection import Store, to_json
+from lora_tui.store.connection import Store
 from lora_tui.store.rows import Command, Event
+from lora_tui.store.values import to_json
 
 NewEvent = tuple[float, str, dict[str, Any]]
 """Time, kind and payload of an event that is not stored yet."""

@@ -11,8 +11,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lora_tui.store.connection import Store, to_json
+from lora_tui.store.connection import Store
 from lora_tui.store.rows import FeedbackRow
+from lora_tui.store.values import to_json
 
 PERSON = "person"
 """Who gave the feedback, and who decided, where it was a person."""

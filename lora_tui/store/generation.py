@@ -9,12 +9,13 @@ transaction.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple
+from dataclasses import astuple
 from typing import Any
 
 from lora_tui.store.connection import Store
 from lora_tui.store.events import NewEvent
 from lora_tui.store.rows import AnalysisRow, ChunkRow, Decision, NewPair, PairRow, SourceFile, TaskRow
+from lora_tui.store.values import columns_of
 
 
 async def add_document(
@@ -32,7 +33,7 @@ async def add_document(
 
 async def add_source_file(t: Store, run_id: int, file: SourceFile) -> None:
     """Record a file of a run inside the caller's transaction; a resumed run replaces what it saw before."""
-    await t.insert("run_documents", otherwise="OR REPLACE", run_id=run_id, **asdict(file))
+    await t.insert("run_documents", otherwise="OR REPLACE", run_id=run_id, **columns_of(file))
 
 
 async def chunk(store: Store, chunk_id: str) -> ChunkRow | None:
@@ -67,7 +68,7 @@ async def add_pair(t: Store, run_id: int, task: TaskRow, pair: NewPair, analysis
         chunk_id=task.chunk_id,
         source=task.source,
         slot=task.slot,
-        **asdict(pair),
+        **columns_of(pair),
         state="waiting",
         analysis_version=analysis_version,
         created_at=time.time(),
@@ -77,6 +78,13 @@ async def add_pair(t: Store, run_id: int, task: TaskRow, pair: NewPair, analysis
 async def pair(store: Store, pair_id: int) -> PairRow | None:
     """Return one pair, or None."""
     return await store.one(PairRow, "SELECT * FROM pairs WHERE id=?", (pair_id,))
+
+
+async def state_and_text(store: Store, pair_id: int) -> tuple[str, str, str]:
+    """Return state, question and answer of a pair, which exists: what people change while its judge is asked."""
+    rows = await store.tuples("SELECT state, question, answer FROM pairs WHERE id=?", (pair_id,))
+    state, question, answer = rows[0]
+    return state, question, answer
 
 
 async def pairs(store: Store, run_id: int, states: Sequence[str], after: int = 0, limit: int = 500) -> list[PairRow]:
@@ -126,25 +134,18 @@ async def has_question(store: Store, run_id: int, question_key: str) -> bool:
     return found is not None
 
 
-async def questions_of_chunk(store: Store, run_ids: Sequence[int], chunk_id: str, limit: int) -> list[str]:
-    """Return the newest questions of these runs on a chunk's content that were accepted or wait for the judge."""
-    rows = await store.tuples(
-        "SELECT question FROM pairs WHERE chunk_id IN (SELECT ?1 UNION SELECT now.id FROM chunks JOIN chunks AS now"
-        " ON now.content_id = chunks.content_id WHERE chunks.id = ?1 AND chunks.content_id <> '')"
-        f" AND run_id IN ({', '.join('?' * len(run_ids))}) AND state IN ('accepted', 'waiting')"
-        " ORDER BY id DESC LIMIT ?",
-        (chunk_id, *run_ids, limit),
-    )
-    return [question for (question,) in rows]
+async def said_about(store: Store, run_ids: Sequence[int], chunk: ChunkRow) -> list[tuple[str, int, str, str]]:
+    """Return what these runs' pairs say on a chunk's content, that were accepted or wait for the judge, newest first.
 
-
-async def evidence_of_chunk(store: Store, run_id: int, chunk_id: str) -> list[str]:
-    """Return what the run's pairs on a chunk that were accepted or still wait for the judge quote from it."""
-    rows = await store.tuples(
-        "SELECT evidence FROM pairs WHERE run_id=? AND chunk_id=? AND state IN ('accepted', 'waiting') ORDER BY id",
-        (run_id, chunk_id),
+    For each the chunk (in another version of its document another one), the run, question and quotation.
+    """
+    rows = await store.tuples(  # by the chunk: the run's index leads through all of its pairs
+        "SELECT chunk_id, run_id, question, evidence FROM pairs WHERE chunk_id IN (SELECT ?1 UNION SELECT id"
+        f" FROM chunks WHERE content_id = ?2 AND content_id <> '') AND +run_id IN ({', '.join('?' * len(run_ids))})"
+        " AND state IN ('accepted', 'waiting') ORDER BY id DESC",
+        (chunk.id, chunk.content_id, *run_ids),
     )
-    return [evidence for (evidence,) in rows]
+    return [(chunk_id, run_id, question, evidence) for chunk_id, run_id, question, evidence in rows]
 
 
 async def other_runs(store: Store, run_id: int, model: str) -> list[int]:
@@ -228,7 +229,7 @@ async def decide(
     """
     now = time.time() if at is None else at
     await put_metrics(t, pair_id, metrics, details)
-    await t.insert("decisions", pair_id=pair_id, **asdict(decision), at=now, feedback_id=feedback_id)
+    await t.insert("decisions", pair_id=pair_id, **columns_of(decision), at=now, feedback_id=feedback_id)
     await t.execute(
         "UPDATE pairs SET state=?, score=?, cause=?, reason=?, decided_at=? WHERE id=?",
         (decision.verdict, decision.score, decision.cause, decision.reason, now, pair_id),
@@ -324,7 +325,7 @@ async def mean_metrics(store: Store, run_id: int) -> dict[str, float]:
 
 async def add_analysis(t: Store, run_id: int, analysis: AnalysisRow) -> None:
     """Store an analysis; the version is counted from 1 in each run."""
-    await t.insert("analyses", otherwise="OR REPLACE", run_id=run_id, **asdict(analysis))
+    await t.insert("analyses", otherwise="OR REPLACE", run_id=run_id, **columns_of(analysis))
 
 
 async def newest_analysis(store: Store, run_id: int) -> AnalysisRow | None:

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_tui.store.connection import Store, to_json
+from lora_tui.store.connection import Store
 from lora_tui.store.owner import LostRunError, OwnerRow, may_beat, new_token, owner_alive, this_process
 from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES, Run
+from lora_tui.store.values import to_json
 
 HEARTBEAT_SECONDS = 2.0
 """How often an owner renews its heartbeat."""

@@ -9,14 +9,14 @@ answer that was paid for is either stored with everything that follows from it o
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any
 
-from lora_tui.store.connection import Store, to_json
+from lora_tui.store.connection import Store
 from lora_tui.store.rows import AttemptEnd, AttemptTotals, NewTask, TaskRow
+from lora_tui.store.values import columns_of, to_json
 
-_ADD = (
-    "INSERT OR IGNORE INTO tasks(run_id, kind, key, chunk_id, pair_id, round, source, slot, state, created_at)"
+_INTO = (
+    " INTO tasks(run_id, kind, key, chunk_id, pair_id, round, source, slot, state, created_at)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?)"
 )
 
@@ -25,16 +25,18 @@ def _values(run_id: int, n: NewTask, now: float) -> tuple[Any, ...]:
     return (run_id, n.kind, n.key, n.chunk_id, n.pair_id, n.round, n.source, to_json(dict(n.slot or {})), now)
 
 
-async def add_task(t: Store, run_id: int, task: NewTask) -> None:
-    """Plan one task, unless its key is there already."""
-    await t.execute(_ADD, _values(run_id, task, time.time()))
+async def add_task(t: Store, run_id: int, task: NewTask) -> TaskRow:
+    """Plan one task whose key is new, and return it."""
+    task_id = await t.execute(f"INSERT{_INTO}", _values(run_id, task, time.time()))
+    slot = dict(task.slot or {})
+    return TaskRow(task_id, task.kind, task.key, task.chunk_id, task.pair_id, task.round, task.source, slot)
 
 
 async def add_tasks(t: Store, run_id: int, tasks: Iterable[NewTask]) -> int:
     """Plan tasks; those whose key is there already stay as they are. Returns how many are new."""
     now = time.time()
     before = int(await t.value("SELECT total_changes()"))
-    await t.execute_many(_ADD, [_values(run_id, task, now) for task in tasks])
+    await t.execute_many(f"INSERT OR IGNORE{_INTO}", [_values(run_id, task, now) for task in tasks])
     return int(await t.value("SELECT total_changes()")) - before
 
 
@@ -118,7 +120,7 @@ async def begin_attempt(t: Store, run_id: int, task_id: int, estimated_tokens: i
 
 async def end_attempt(t: Store, attempt_id: int, end: AttemptEnd) -> None:
     """Store how an attempt ended."""
-    columns = asdict(end)
+    columns = columns_of(end)
     await t.execute(
         f"UPDATE attempts SET ended_at=?, {'=?, '.join(columns)}=? WHERE id=? AND status='sent'",
         (time.time(), *columns.values(), attempt_id),

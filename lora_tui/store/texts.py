@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lora_tui.store.connection import Store, to_json
+from lora_tui.store.connection import Store
 from lora_tui.store.events import NewEvent
 from lora_tui.store.rows import TaskRow
+from lora_tui.store.values import to_json
 
 VERDICTS = ("accepted", "rejected", "review", "waiting")
 """The states of a text; ``waiting`` is one that is not judged yet."""

@@ -9,8 +9,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lora_tui.store.connection import Store, to_json
+from lora_tui.store.connection import Store
 from lora_tui.store.rows import Evaluation, PlannedRun, Sample, StepColumns
+from lora_tui.store.values import to_json
 
 
 async def insert_typed_rows(t: Store, run_id: int, at: float, kind: str, payload: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "lora-tui: "
 
+_ENCODER = json.JSONEncoder(ensure_ascii=True, allow_nan=False, separators=(",", ":"))
 _COMMON_FIELDS = ("event", "run", "at")
 _LINES = 2
 _LINE_LENGTH = 500
@@ -112,7 +113,7 @@ def json_line(kind: str, run_id: int | None, at: float, payload: Mapping[str, An
     """Return one event as a line without its line end. `at` is in seconds since the epoch."""
     common = {"event": kind, "run": run_id, "at": timestamp(at)}
     fields = {key: value for key, value in payload.items() if key not in _COMMON_FIELDS}
-    return json.dumps(common | fields, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return _ENCODER.encode(common | fields)
 
 
 def done_line(

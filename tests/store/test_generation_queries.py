@@ -8,7 +8,8 @@ import pytest
 
 from lora_tui.store import generation, runs, tasks
 from lora_tui.store.connection import Store
-from lora_tui.store.rows import AnalysisRow, AttemptEnd, Decision, NewPair, NewTask, TaskRow
+from lora_tui.store.rows import AnalysisRow, AttemptEnd, ChunkRow, Decision, NewPair, NewTask, TaskRow
+from tests.store.store_fixtures import plans
 
 Work = Callable[[Store, int], Awaitable[None]]
 
@@ -209,7 +210,6 @@ def test_analyses_are_numbered_in_their_run(on_store: Callable[[Work], None]) ->
         "SELECT id FROM tasks WHERE run_id=1 AND kind='judge' AND state='pending' ORDER BY id LIMIT 9",
         "SELECT id FROM pairs WHERE run_id=1 AND state IN ('accepted') AND id>7 ORDER BY id LIMIT 9",
         "SELECT 1 FROM pairs WHERE run_id=1 AND question_key='x' LIMIT 1",
-        "SELECT question FROM pairs WHERE chunk_id='x' AND run_id=1 AND state IN ('accepted') ORDER BY id DESC LIMIT 8",
         "SELECT id FROM chunks WHERE document_id='x' AND chunking='y' AND position=0",
     ],
 )
@@ -218,5 +218,14 @@ def test_the_queries_of_every_turn_are_index_look_ups(on_store: Callable[[Work],
         steps = [row[3] for row in await store.tuples(f"EXPLAIN QUERY PLAN {sql}")]
         assert all("SEARCH" in step and "USING" in step for step in steps if "TEMP B-TREE" not in step), steps
         assert not any("SCAN" in step for step in steps)
+
+    on_store(work)
+
+
+def test_what_was_said_about_a_passage_is_found_by_the_passage(on_store: Callable[[Work], None]) -> None:
+    async def work(store: Store, run_id: int) -> None:
+        chunk = ChunkRow("x", "d", 0, 0, 1, 1, "", "text", content_id="c")
+        steps = await plans(store, generation.said_about(store, (run_id, 7), chunk))
+        assert [step for step in steps if " pairs " in step] == ["SEARCH pairs USING INDEX pairs_of_chunk (chunk_id=?)"]
 
     on_store(work)

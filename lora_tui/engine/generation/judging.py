@@ -6,7 +6,7 @@ weights. A pair is never accepted or rejected because a call failed: without a r
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from lora_tui.engine.generation.gates import Refusal
 from lora_tui.engine.generation.generation_model import Judgement, ProposedPair
@@ -14,7 +14,7 @@ from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.scoring.judge import ten_scale
 from lora_tui.scoring.metrics import bleu, exact_match, grounding, rouge, rouge_l_precision, token_f1
 from lora_tui.scoring.priors import JUDGE_PROBABILITY
-from lora_tui.store.rows import Decision
+from lora_tui.store.rows import Decision, PairRow
 
 MIN_GROUNDEDNESS = 0.375
 """Half-way between the judge's levels 2 and 3. Below, the passage does not hold the answer, and no other metric makes
@@ -31,6 +31,20 @@ _METRIC_NAMES = {
     "bleu": "phrases shared with the evidence",
     "exact_match": "being the evidence itself",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A decision, the metrics (0-1) it rests on, and how they were measured."""
+
+    decision: Decision
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
+
+
+def still_waiting(judged: PairRow, state: str, question: str, answer: str) -> bool:
+    """Tell whether a pair, as it is now, still waits for the verdict on the text that was `judged`."""
+    return state == "waiting" and (judged.question, judged.answer) == (question, answer)
 
 
 @dataclass(frozen=True, slots=True)

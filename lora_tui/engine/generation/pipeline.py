@@ -151,7 +151,7 @@ class Pipeline:
         self._queue = TaskQueue(ctx.store, ctx.run_id)
         self._running: dict[asyncio.Task[None], TaskRow] = {}
         self._ended: list[asyncio.Task[None]] = []  # of those running, that have ended and are not collected yet
-        self._has_ended = asyncio.Event()  # a task, or the endpoint's part of one
+        self._has_ended = asyncio.Event()  # a task, or the endpoint's part of one; or there is something else to do
         self._waiters: dict[asyncio.Event, asyncio.Task[object]] = {}
         self._answered: set[int] = set()  # tasks (ids) of those running that the endpoint has done its part of
         self._judging = 0  # of those running
@@ -310,14 +310,13 @@ class Pipeline:
         await self._collect_ended()
         self._report_progress()
 
-    async def _wait(self, seconds: float | None = None) -> None:
-        """Return when a task has ended, people ask for something or the run is to stop; after `seconds` at most."""
-        if self._has_ended.is_set():
-            return
-        for event in (self._has_ended, self._ctx.stop_async, self._control.changed):
+    async def _wait(self) -> None:
+        """Return when a task has ended, people ask for something or the run is to stop."""
+        for event in (self._ctx.stop_async, self._control.changed):
             if event not in self._waiters or self._waiters[event].done():  # kept: this is waited for again and again
                 self._waiters[event] = asyncio.create_task(event.wait())
-        await asyncio.wait(self._waiters.values(), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                self._waiters[event].add_done_callback(lambda _: self._has_ended.set())
+        await self._has_ended.wait()
 
     async def _collect_ended(self) -> None:
         self._has_ended.clear()
@@ -338,7 +337,7 @@ class Pipeline:
         self._judging -= task.kind == JUDGE
         if task.kind == GENERATE:
             self._progress.requested -= int(task.slot["count"])
-            self._queue.announce(JUDGE)
+            self._queue.hand_over(JUDGE, self._workers.take_unjudged())
         try:
             ended.result()
         except CallStopped:

@@ -20,7 +20,7 @@ import sys
 from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 
 from lora_tui.config.generation import DataGeneration
@@ -48,6 +48,7 @@ _MAX_AVOIDED, _MAX_AVOIDED_BUILTIN = 8, 500
 """Questions of a passage that a request names as asked: in a prompt each costs tokens, the built-in model compares."""
 
 _MIN_FRUITLESS = 10
+_AT_HAND = 1024
 
 DIFFICULTIES: Mapping[str, str] = {
     "easy": "answered by one sentence of the passage",
@@ -136,6 +137,27 @@ class _PlannedCall:
     round: int
 
 
+class _PassagesAtHand(dict[str, ChunkRow]):
+    """The passages of the last calls by id, those that were planned by document and position as well."""
+
+    def __init__(self) -> None:
+        self._ids: dict[tuple[str, int], str] = {}
+
+    def at(self, document_id: str, position: int) -> ChunkRow | None:
+        """Return a passage that was planned before, if it is at hand."""
+        return self.get(self._ids.get((document_id, position), ""))
+
+    def keep(self, row: ChunkRow, *, planned: bool = False) -> None:
+        """Keep a passage longest of all; the one that was kept longest ago goes."""
+        self.pop(row.id, None)
+        self[row.id] = row
+        if planned:
+            self._ids[row.document_id, row.position] = row.id
+        if len(self) > _AT_HAND:
+            oldest = self.pop(next(iter(self)))
+            self._ids.pop((oldest.document_id, oldest.position), None)
+
+
 class Planner:
     """Plans the tasks of a run, pass after pass without an end; `round` is the current pass, `slots` the counts.
 
@@ -163,6 +185,7 @@ class Planner:
         self._turns = turns
         self.tree = tree
         self._focus = FocusSentences()
+        self._passages = _PassagesAtHand()
         self._store = store
         self._earlier_runs = earlier_runs
         self._run_id = run_id
@@ -228,7 +251,7 @@ class Planner:
             calls.append(_PlannedCall(source, position or 0, count, key, area, self.round))
         if not calls:
             return 0
-        rows = await self._store.read_together(partial(self._rows_of, calls))
+        rows = await self._rows_of(calls)
         planned: list[NewTask] = []
         for one, row in zip(calls, rows, strict=True):
             rng = random.Random(f"{self._chosen.seed}/{one.key}")  # noqa: S311  # variety, no secret
@@ -239,14 +262,33 @@ class Planner:
         await self._store.together(lambda t: tasks.add_tasks(t, self._run_id, planned))
         return len(planned)
 
-    async def _rows_of(self, calls: Sequence["_PlannedCall"], t: Store) -> list[ChunkRow]:
+    async def _rows_of(self, calls: Sequence["_PlannedCall"]) -> list[ChunkRow]:
         """Return the passages of calls."""
-        rows = []
-        for one in calls:
-            row = await store_generation.chunk_at(t, one.source.document_id, self._corpus.chunking, one.position)
-            assert row is not None, "the reader has stored it"
-            rows.append(row)
-        return rows
+
+        places = [(one.source.document_id, one.position) for one in calls]
+        rows = {place: row for place in places if (row := self._passages.at(*place)) is not None}
+
+        async def read(t: Store) -> None:
+            for document, position in places:
+                if (document, position) not in rows:
+                    row = await store_generation.chunk_at(t, document, self._corpus.chunking, position)
+                    assert row is not None, "the reader has stored it"
+                    rows[document, position] = row
+
+        if len(rows) < len(set(places)):
+            await self._store.read_together(read)
+        for row in rows.values():
+            self._passages.keep(row, planned=True)
+        return [rows[place] for place in places]
+
+    async def passage(self, chunk_id: str) -> ChunkRow:
+        """Return a passage; those of the last calls are at hand, since the judges of a pair follow its writer."""
+        row = self._passages.get(chunk_id)
+        if row is None:
+            row = await self._store.read_together(lambda t: store_generation.chunk(t, chunk_id))
+            assert row is not None, "tasks and pairs refer to stored chunks"
+        self._passages.keep(row)
+        return row
 
     def _next_call(self) -> tuple[Source, int | None, int, str] | None:
         """Return the next call's file, passage (None: its turn decides), pairs and key; None where there is none yet.
@@ -332,9 +374,9 @@ class Planner:
         """Return questions on a passage, which a request is to avoid, and what was quoted of it."""
         runs = (self._run_id, *self._earlier_runs)
         most = _MAX_AVOIDED_BUILTIN if self._chosen.model == BUILTIN else _MAX_AVOIDED
-        asked = await store_generation.questions_of_chunk(t, runs, row.id, most)
-        quoted = await store_generation.evidence_of_chunk(t, self._run_id, row.id) if self._has_focus else []
-        return asked, quoted
+        said = await store_generation.said_about(t, runs, row)
+        quoted = [evidence for chunk, run, _, evidence in said if (chunk, run) == (row.id, self._run_id)]
+        return [question for _, _, question, _ in said[:most]], quoted[::-1] if self._has_focus else []
 
     @property
     def _has_focus(self) -> bool:
@@ -357,7 +399,12 @@ class Planner:
 
     def _topics_of(self, row: ChunkRow, path: str) -> Sequence[str]:
         """Return the topics of a passage: its own headings, the one it stands under, or its file's name."""
-        return chunks.headings(row.text) or [row.heading or title_of(path)]
+        return _headings_of(row.text) or (row.heading or title_of(path),)
+
+
+@lru_cache(maxsize=_AT_HAND)  # they are needed when a call is planned, and when it is made
+def _headings_of(text: str) -> tuple[str, ...]:
+    return tuple(chunks.headings(text))
 
 
 def slot_of(row: TaskRow | PairRow) -> Slot:

@@ -15,7 +15,7 @@ from lora_tui.engine.generation.planner import slot_of
 from lora_tui.engine.generation.question_types import question_type_of
 from lora_tui.scoring.words import question_key
 from lora_tui.secrets import find_secret, redact
-from lora_tui.store.rows import NewPair, TaskRow
+from lora_tui.store.rows import NewPair, PairRow, TaskRow
 from lora_tui.text import one_line
 
 
@@ -33,6 +33,25 @@ class Screened:
     refusal: Refusal | None
     near: Refusal | None
     index_id: int | None
+
+    def as_row(self, pair_id: int, task: TaskRow) -> PairRow:
+        """Return the pair as it is in the store, waiting for its verdict."""
+        new = self.new
+        return PairRow(
+            id=pair_id,
+            task_id=task.id,
+            chunk_id=task.chunk_id,
+            source=task.source,
+            question=new.question,
+            answer=new.answer,
+            evidence=new.evidence,
+            topic=new.topic,
+            slot=self.slot,
+            state="waiting",
+            score=None,
+            cause="",
+            reason="",
+        )
 
 
 def screened(

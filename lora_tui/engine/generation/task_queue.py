@@ -2,12 +2,13 @@
 
 What runs, or waits to be tried again, is not read a second time: each kind of task is read from behind the last one
 that was taken, so that a turn of the scheduler costs the same whether ten tasks are under way or a thousand. The store
-is only asked where somebody said that there are new ones (`announce`). Small and apart from the pipeline, which decides
-what is taken and knows nothing of pages.
+is only asked where somebody said that there are new ones (`announce`), and not about those that were handed over as
+they were planned (`hand_over`). Small and apart from the pipeline, which decides what is taken and knows nothing of
+pages.
 """
 
 from collections import defaultdict, deque
-from collections.abc import Set
+from collections.abc import Iterable, Set
 
 from lora_tui.store import tasks
 from lora_tui.store.connection import Store
@@ -43,6 +44,11 @@ class TaskQueue:
     def announce(self, kind: str) -> None:
         """Say that tasks of a kind may have been planned."""
         self._read.discard(kind)
+
+    def hand_over(self, kind: str, tasks: Iterable[TaskRow]) -> None:
+        """Take tasks that were planned just now; where pages are still to be read, they come with these."""
+        if kind in self._read:
+            self._ready[kind].extend(task for task in tasks if task.id > self._last[kind])
 
     def put_back(self, task: TaskRow) -> None:
         """Have a task that was taken, and is still pending, taken again before others."""

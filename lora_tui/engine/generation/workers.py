@@ -24,7 +24,7 @@ from lora_tui.engine.generation.generation_model import (
     ProposedPair,
 )
 from lora_tui.engine.generation.injection import find_phrase
-from lora_tui.engine.generation.judging import PairJudge
+from lora_tui.engine.generation.judging import PairJudge, Verdict, still_waiting
 from lora_tui.engine.generation.ledger import Ledger, StoredCall, run_shielded
 from lora_tui.engine.generation.near_duplicates import NearDuplicates
 from lora_tui.engine.generation.panel import JudgePanel, PanelJudgement
@@ -38,11 +38,10 @@ from lora_tui.store import events, tasks
 from lora_tui.store import generation as store_generation
 from lora_tui.store import reviews as store_reviews
 from lora_tui.store.connection import Store
-from lora_tui.store.rows import ChunkRow, Decision, NewTask, PairRow, TaskRow
+from lora_tui.store.rows import ChunkRow, NewTask, PairRow, TaskRow
 from lora_tui.text import count, dollars, one_line
 
 _PAGE = 500
-_CHUNKS_AT_HAND = 1024
 
 _INSTRUCTION_TOKENS = 600
 """Tokens of a judge's instructions and reply, about, until its first judgement has shown how many it takes."""
@@ -77,8 +76,8 @@ class Workers:
     _being_written: dict[int, int] = field(default_factory=dict)  # pairs that calls in flight ask for, by task
     _speaking: set[str] = field(default_factory=set)  # files that hold words to a model
     _index_ids: dict[int, int] = field(default_factory=dict)  # of waiting pairs in `near_duplicates`, by pair id
-
-    _chunks: dict[str, ChunkRow] = field(default_factory=dict)
+    _unjudged: list[TaskRow] = field(default_factory=list)  # judge tasks that were planned and not taken yet
+    _fresh: dict[int, PairRow] = field(default_factory=dict)  # pairs that no judge was asked about, by id
 
     def __post_init__(self) -> None:
         self.store, self.run_id = self.ctx.store, self.ctx.run_id
@@ -163,7 +162,7 @@ class Workers:
 
     async def generate(self, task: TaskRow, call: StoredCall) -> None:
         """Have pairs written about a passage, and store them with the refusals of the gates."""
-        chunk = await self._chunk(task.chunk_id)
+        chunk = await self.planner.passage(task.chunk_id or "")
         self._warn_of_instructions(task.source, chunk.passage)
         directives = self.analyst.latest.directives if self.analyst.latest else []
         request = await self.planner.request(task, chunk, directives, self.analyst.steering)
@@ -206,54 +205,64 @@ class Workers:
         ]
         reason = one_line(redact("; ".join(proposals.refused)), 300) or None
 
-        async def store(t: Store) -> list[int | None]:
+        async def store(t: Store) -> list[tuple[PairRow, TaskRow] | None]:
             await call.settle(t)
-            ids = [await self._store_pair(t, task, one) for one in found]
+            stored = [await self._store_pair(t, task, one) for one in found]
             await tasks.end_task(t, task.id, "done", reason, len(proposals.refused))
-            return ids
+            return stored
 
-        ids = await self.store.together(store)
-        kept = [(pair_id, one) for pair_id, one in zip(ids, found, strict=True) if pair_id is not None]
-        for one in found:
-            if one.index_id is not None and not any(one is other for _, other in kept):
-                self.near_duplicates.remove(one.index_id)
-        self._index_ids |= {pair_id: one.index_id for pair_id, one in kept if one.index_id is not None}
+        kept: list[Screened] = []
+        for one, stored in zip(found, await self.store.together(store), strict=True):
+            if stored is None:
+                if one.index_id is not None:
+                    self.near_duplicates.remove(one.index_id)
+                continue
+            pair, judging_task = stored
+            kept.append(one)
+            self._fresh[pair.id] = pair
+            self._unjudged.append(judging_task)
+            if one.index_id is not None:
+                self._index_ids[pair.id] = one.index_id
         if proposals.form_changed:
             self.progress.fruitless = 0
         self.progress.add_proposed(task.id, len(kept), len(found) - len(kept))
         self.planner.report(task, chunk, len(kept))
         own = slot_of(task)
         self.planner.slots.add(own, -requested)
-        for _, one in kept:
+        for one in kept:
             self.planner.slots.add(replace(own, question_type=one.slot["question_type"]))
 
-    async def _store_pair(self, t: Store, task: TaskRow, one: Screened) -> int | None:
-        """Store a pair with its verdict, or with the task of judging it; returns the id of one that is to be judged."""
-        refusal = one.refusal
+    async def _store_pair(self, t: Store, task: TaskRow, one: Screened) -> tuple[PairRow, TaskRow] | None:
+        """Store a pair with its verdict, or with the task of judging it; returns one that is to be judged, and that."""
+        refusal, new = one.refusal, one.new
         if refusal is None:
-            same = await store_generation.has_question(t, self.run_id, one.new.question_key)
+            same = await store_generation.has_question(t, self.run_id, new.question_key)
             refusal = Refusal("duplicate", "the same question was asked before") if same else one.near
-        pair_id = await store_generation.add_pair(t, self.run_id, replace(task, slot=one.slot), one.new, one.version)
+        pair_id = await store_generation.add_pair(t, self.run_id, replace(task, slot=one.slot), new, one.version)
+        pair = one.as_row(pair_id, task)
         if refusal is not None:
-            await self._store_verdict(t, pair_id, _Verdict(self.pair_judge.refuse(refusal)))
+            await self._store_verdict(t, pair, Verdict(self.pair_judge.refuse(refusal)))
             return None
-        await tasks.add_task(
-            t, self.run_id, NewTask(JUDGE, str(pair_id), task.chunk_id, pair_id, task.round, task.source)
-        )
-        return pair_id
+        judging_task = NewTask(JUDGE, str(pair_id), task.chunk_id, pair_id, task.round, task.source)
+        return pair, await tasks.add_task(t, self.run_id, judging_task)
+
+    def take_unjudged(self) -> list[TaskRow]:
+        """Return the tasks of judging the pairs that were written since."""
+        taken, self._unjudged = self._unjudged, []
+        return taken
 
     # Judging
 
     async def judge(self, task: TaskRow, call: StoredCall) -> None:
         """Have one pair judged, measure it, and store the verdict."""
-        pair, known = await self.store.read_together(lambda t: self._pair_and_metrics(t, task))
+        pair, known = await self._pair_to_judge(task)
         if known:
             # Its judge had answered when a person decided; that was taken back. No call is paid for twice.
-            await run_shielded(self._decide(task, pair, call, _Verdict(self.pair_judge.decide(known))))
+            await run_shielded(self._decide(task, pair, call, Verdict(self.pair_judge.decide(known))))
             return
 
         async def check_wanted(t: Store) -> None:
-            if not _still_waiting(pair, await self._pair(task, t)):
+            if not still_waiting(pair, *await store_generation.state_and_text(t, pair.id)):
                 raise _Superseded
 
         calls: list[StoredCall] = []
@@ -264,7 +273,7 @@ class Workers:
             calls.append(call)
             return call
 
-        chunk = await self._chunk(pair.chunk_id)
+        chunk = await self.planner.passage(pair.chunk_id or "")
         proposed = ProposedPair(pair.question, pair.answer, pair.evidence, pair.topic)
         try:
             rated = await self._rate(task, chunk.passage, proposed, prepare(call), prepare)
@@ -279,7 +288,7 @@ class Workers:
         decision = self.pair_judge.decide(metrics)
         if not judgement.metrics:
             decision = replace(decision, reason=f"{decision.reason}; {judgement.note}")
-        verdict = _Verdict(decision, metrics, details)
+        verdict = Verdict(decision, metrics, details)
         await run_shielded(self._decide(task, pair, call, verdict))
 
     async def _rate(
@@ -309,7 +318,7 @@ class Workers:
             self.reopened.add(task.id)
         await self.recount()
 
-    async def _decide(self, task: TaskRow, judged: PairRow, call: StoredCall | None, verdict: "_Verdict") -> None:
+    async def _decide(self, task: TaskRow, judged: PairRow, call: StoredCall | None, verdict: Verdict) -> None:
         """Store the verdict on a pair as it was `judged`, unless a person has decided or edited it since.
 
         Without a `call`, the judge could not be asked.
@@ -318,16 +327,16 @@ class Workers:
         async def store(t: Store) -> Literal["decided", "over", "edited"]:
             if call is not None:
                 await call.settle(t)
-            pair = await self._pair(task, t)
-            if _still_waiting(judged, pair):
-                await self._store_verdict(t, pair.id, verdict)
+            state_now, *text = await store_generation.state_and_text(t, judged.id)
+            if still_waiting(judged, state_now, *text):
+                await self._store_verdict(t, judged, verdict)
                 state, reason = ("done", None) if call is not None else ("dead", verdict.decision.reason)
                 await tasks.end_task(t, task.id, state, reason)
                 return "decided"
-            if pair.state != "waiting":
+            if state_now != "waiting":
                 await tasks.end_task(t, task.id, "done", "a person decided in the meantime")
-                if _same_text(judged, pair):
-                    await store_generation.put_metrics(t, pair.id, verdict.metrics, verdict.details)
+                if [judged.question, judged.answer] == text:
+                    await store_generation.put_metrics(t, judged.id, verdict.metrics, verdict.details)
                 return "over"
             return "edited"  # it has another text by now: its task stays to be done
 
@@ -367,7 +376,7 @@ class Workers:
         """Give a task up for good. A pair that waited for its judge goes to review."""
         if task.kind == JUDGE:
             decision = self.pair_judge.review("judge failed", f"the judge could not be asked: {reason}")
-            await run_shielded(self._decide(task, await self._pair(task), None, _Verdict(decision)))
+            await run_shielded(self._decide(task, await self._pair(task), None, Verdict(decision)))
             return
         await run_shielded(self._end(task, "dead", reason))
         if task.kind == CHECK:
@@ -386,7 +395,7 @@ class Workers:
             async with self.store.transaction() as t:
                 page = await store_generation.pairs(t, self.run_id, ("waiting",), 0, _PAGE)
                 for pair in page:
-                    await self._store_verdict(t, pair.id, _Verdict(decision))
+                    await self._store_verdict(t, pair, Verdict(decision))
             if not page:
                 break
             for pair in page:
@@ -395,50 +404,28 @@ class Workers:
             for kind in (CHECK, GENERATE, JUDGE, ANALYSE):  # texts beside the pairs may wait for their turn
                 await tasks.cancel_pending(t, self.run_id, "the target is reached", kind)
 
-    async def _store_verdict(self, t: Store, pair_id: int, verdict: "_Verdict") -> None:
+    async def _store_verdict(self, t: Store, pair: PairRow, verdict: Verdict) -> None:
         """Store a verdict and its event inside the caller's transaction."""
-        await store_generation.decide(t, pair_id, verdict.decision, verdict.metrics, verdict.details)
-        pair = await store_generation.pair(t, pair_id)
-        assert pair is not None, "it has just been decided"
-        await events.insert(t, self.run_id, [store_generation.pair_event(pair)])
-
-    async def _chunk(self, chunk_id: str | None) -> ChunkRow:
-        """Return a passage; those of the last calls are at hand, since the judges of a pair follow its writer."""
-        if (known := self._chunks.pop(chunk_id or "", None)) is None:
-            known = await self.store.read_together(lambda t: store_generation.chunk(t, chunk_id or ""))
-            assert known is not None, "tasks and pairs refer to stored chunks"
-        self._chunks[known.id] = known
-        if len(self._chunks) > _CHUNKS_AT_HAND:
-            del self._chunks[next(iter(self._chunks))]
-        return known
+        decision = verdict.decision
+        await store_generation.decide(t, pair.id, decision, verdict.metrics, verdict.details)
+        decided = replace(pair, state=decision.verdict, score=decision.score, reason=decision.reason)
+        await events.insert(t, self.run_id, [store_generation.pair_event(decided)])
 
     async def _pair(self, task: TaskRow, t: Store | None = None) -> PairRow:
         pair = await store_generation.pair(t or self.store, task.pair_id or 0)
         assert pair is not None, "judge tasks refer to stored pairs"
         return pair
 
-    async def _pair_and_metrics(self, t: Store, task: TaskRow) -> tuple[PairRow, Mapping[str, float]]:
-        pair = await self._pair(task, t)
-        return pair, await store_reviews.metrics_of_text(t, pair.id)
+    async def _pair_to_judge(self, task: TaskRow) -> tuple[PairRow, Mapping[str, float]]:
+        """Return a pair, and what was measured of it before; of one that was just written nothing was."""
+
+        async def read(t: Store) -> tuple[PairRow, Mapping[str, float]]:
+            pair = await self._pair(task, t)
+            return pair, await store_reviews.metrics_of_text(t, pair.id)
+
+        fresh = self._fresh.pop(task.pair_id or 0, None)
+        return (fresh, {}) if fresh is not None else await self.store.read_together(read)
 
 
 class _Superseded(Exception):  # noqa: N818  # never leaves this module
     """A person has decided or edited a pair before its judge was asked."""
-
-
-def _same_text(one: PairRow, other: PairRow) -> bool:
-    return (one.question, one.answer) == (other.question, other.answer)
-
-
-def _still_waiting(judged: PairRow, now: PairRow) -> bool:
-    """Tell whether a pair still waits for the verdict on the text that the judge reads."""
-    return now.state == "waiting" and _same_text(judged, now)
-
-
-@dataclass(frozen=True, slots=True)
-class _Verdict:
-    """A decision, the metrics (0-1) it rests on, and how they were measured."""
-
-    decision: Decision
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    details: Mapping[str, str] = field(default_factory=dict)

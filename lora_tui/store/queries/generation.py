@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora_tui.store import generation
-from lora_tui.store.connection import Store, to_json
+from lora_tui.store.connection import Store
 from lora_tui.store.reviews import DECISIONS
 from lora_tui.store.rows import UNKNOWN_OUTCOMES, DecisionRow, PairEdit, PairRow
+from lora_tui.store.values import to_json
 
 _MAX_CHARS = 300
 """Characters of a question or reason that a list row has at most."""

@@ -7,8 +7,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from lora_tui.store.connection import Store, to_json
+from lora_tui.store.connection import Store
 from lora_tui.store.feedback import PERSON
+from lora_tui.store.values import to_json
 
 
 @dataclass(frozen=True, slots=True)

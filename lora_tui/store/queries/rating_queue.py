@@ -6,8 +6,9 @@ Controls (prompts whose answer must not say something) are left out: a program s
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora_tui.store.connection import Store, to_json
+from lora_tui.store.connection import Store
 from lora_tui.store.feedback import AUDIT, PERSON
+from lora_tui.store.values import to_json
 
 _PAIRS = f"""
 SELECT id FROM pairs WHERE run_id = ? AND state IN ('accepted', 'rejected', 'review')

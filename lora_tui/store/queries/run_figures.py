@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lora_tui.store.connection import Store, to_json
+from lora_tui.store.connection import Store
+from lora_tui.store.values import to_json
 from lora_tui.text import is_right
 
 LOSS_POINTS = 7
