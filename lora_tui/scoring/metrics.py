@@ -1,10 +1,10 @@
 """Text metrics in [0, 1]: how much a candidate shares with a reference, or with the passage it was drawn from.
 
 All of them compare surface text and none knows meaning: a wrong year or a "not" costs next to nothing, so they are
-evidence beside a judge and never a verdict. BLEU comes from nltk, ROUGE-1 and -2 from rouge-score, both over the tokens
-of `words`; neither downloads data. The longest common subsequence behind ROUGE-L is our own: rouge-score fills a table
-in pure Python, whose time and memory grow with the product of the lengths, minutes for two texts of 200 kB. Importing
-this module loads nltk, so only jobs do.
+evidence beside a judge and never a verdict. BLEU and ROUGE are those of nltk and rouge-score to the last bit (the tests
+compare them), counted over the tokens of `words`; those libraries take five times as long for a pair of sentences, and
+rouge-score minutes and gigabytes for the longest common subsequence of two texts of 200 kB. The stemmer is nltk's.
+Importing this module loads nltk, so only jobs do.
 """
 
 import math
@@ -14,8 +14,6 @@ from decimal import Decimal
 from functools import lru_cache
 
 from nltk.stem.porter import PorterStemmer
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
-from rouge_score.rouge_scorer import RougeScorer
 
 from lora_tui.scoring.words import (
     NUMERIC,
@@ -31,7 +29,6 @@ from lora_tui.scoring.words import (
 MAX_TOKENS = 40_000
 """Tokens of a text that BLEU and ROUGE look at, about 200 kB of English; what follows them is not compared."""
 
-_SMOOTHING = SmoothingFunction().method3
 _STEMMER = PorterStemmer()
 
 # Words that say how a sentence is built and not what it is about; their presence in a passage proves nothing.
@@ -45,18 +42,16 @@ _FUNCTION_WORD_LIST = """
 FUNCTION_WORDS = frozenset(_FUNCTION_WORD_LIST.split())
 
 
-class _Tokenizer:
-    """What rouge-score asks of a tokenizer, over `tokens`: its own erases everything but a-z and 0-9."""
-
-    def tokenize(self, text: str) -> list[str]:
-        return _compared(text)
-
-
-_ROUGE = RougeScorer(["rouge1", "rouge2"], tokenizer=_Tokenizer())
-
-
 def _compared(text: str) -> list[str]:
     return tokens(text)[:MAX_TOKENS]
+
+
+def _shared_grams(ours: Sequence[str], theirs: Sequence[str], order: int) -> int:
+    """Return how many runs of `order` tokens two texts share, each as often as both have it."""
+    if ours == theirs:
+        return len(ours) - order + 1
+    mine, other = (Counter(zip(*(found[place:] for place in range(order)), strict=False)) for found in (ours, theirs))
+    return sum(min(number, other[gram]) for gram, number in mine.items() if gram in other)
 
 
 def _f1(shared: int, candidate: int, reference: int) -> float:
@@ -91,8 +86,15 @@ def bleu(candidate: str, reference: str) -> float:
     order = min(4, len(ours), len(theirs))
     if order == 0:
         return float(ours == theirs)
-    score = sentence_bleu([theirs], ours, weights=(1 / order,) * order, smoothing_function=_SMOOTHING)
-    return min(1.0, max(0.0, float(score)))
+    shared = [_shared_grams(ours, theirs, n) for n in range(1, order + 1)]
+    if not shared[0]:
+        return 0.0
+    logarithms, unmatched = [], 0
+    for n, number in enumerate(shared):
+        unmatched += not number
+        logarithms.append(1 / order * math.log((number or 1 / 2**unmatched) / (len(ours) - n)))
+    brevity = 1.0 if len(ours) > len(theirs) else math.exp(1 - len(theirs) / len(ours))
+    return min(1.0, max(0.0, brevity * math.exp(math.fsum(logarithms))))
 
 
 def rouge(candidate: str, reference: str) -> dict[str, float]:
@@ -104,13 +106,19 @@ def rouge(candidate: str, reference: str) -> dict[str, float]:
     ours, theirs = _compared(candidate), _compared(reference)
     if not ours or not theirs:
         return dict.fromkeys(("rouge1", "rouge2", "rougeL"), float(ours == theirs))
-    scores = _ROUGE.score(reference, candidate)
-    rouge1 = float(scores["rouge1"].fmeasure)
+    rouge1 = _harmonic(_shared_grams(ours, theirs, 1), len(ours), len(theirs))
+    several = min(len(ours), len(theirs)) > 1
     return {
         "rouge1": rouge1,
-        "rouge2": float(scores["rouge2"].fmeasure) if min(len(ours), len(theirs)) > 1 else rouge1,
+        "rouge2": _harmonic(_shared_grams(ours, theirs, 2), len(ours) - 1, len(theirs) - 1) if several else rouge1,
         "rougeL": _f1(_common_subsequence(ours, theirs), len(ours), len(theirs)),
     }
+
+
+def _harmonic(shared: int, candidate: int, reference: int) -> float:
+    """Return the harmonic mean of precision and recall, rounded as rouge-score rounds it."""
+    precision, recall = shared / candidate, shared / reference
+    return 2 * precision * recall / (precision + recall) if shared else 0.0
 
 
 def rouge_l_precision(candidate: str, reference: str) -> float:
@@ -164,7 +172,7 @@ def grounding(answer: str, *passages: str) -> float:
         missing, unsupported = missing - known, unsupported - known_values
     if missing:
         known_stems = [_stems_in(passage) for passage in passages]
-        missing = {word for word in missing if not any(_stem(word) in stems for stems in known_stems)}
+        missing = {word for word in missing if not any(porter_stem(word) in stems for stems in known_stems)}
     return 1 - (len(missing) + len(unsupported)) / (len(content) + len(values))
 
 
@@ -175,16 +183,18 @@ def grounding(answer: str, *passages: str) -> float:
 def _said_in(passage: str) -> tuple[Set[str], Set[Decimal | str]]:
     """Return the terms of a passage and its numbers, in digits or in words."""
     source = tokens(passage)
-    return _terms(source) | {token for token in source if is_unspaced(token)}, numbers(source) | number_words(source)
+    alone = () if passage.isascii() else (token for token in source if is_unspaced(token))
+    return _terms(source).union(alone), numbers(source) | number_words(source)
 
 
 @lru_cache(maxsize=256)
 def _stems_in(passage: str) -> Set[str]:
-    return {_stem(word) for word in _said_in(passage)[0]}
+    return {porter_stem(word) for word in _said_in(passage)[0]}
 
 
 @lru_cache(maxsize=20_000)  # 10 µs a word, and a folder's words come again and again
-def _stem(word: str) -> str:
+def porter_stem(word: str) -> str:
+    """Return a lower-case word without its English endings (Porter 1980)."""
     return str(_STEMMER.stem(word))
 
 
@@ -209,7 +219,7 @@ def likelihood(mean_log_probability: float) -> float:
 
 def _terms(found: Sequence[str]) -> set[str]:
     """Return the words among tokens; a run of unspaced characters gives its pairs, or itself if it is alone."""
-    if all(len(token) > 1 or token.isascii() for token in found):
+    if "".join(found).isascii() or all(len(token) > 1 or token.isascii() for token in found):
         return {token for token in found if token[0] not in NUMERIC or not is_number(token)}
     terms: set[str] = set()
     before = ""  # the unspaced character just passed, if any

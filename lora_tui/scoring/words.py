@@ -89,6 +89,8 @@ def _cut(text: str) -> tuple[str, ...]:
     for part in folded.translate(_TABLE).split():  # no token stretches over white space, or looks beyond it
         if part.isascii() and part.isalpha():
             found.append(part)
+        elif part.isascii() and part[-1] in ".," and part[:-1].isalpha():
+            found.append(part[:-1])
         else:
             found += _tokens_of_part(part)
     return tuple(found or folded.split())

@@ -3,6 +3,7 @@ import random
 import time
 
 import pytest
+from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from rouge_score.rouge_scorer import RougeScorer
 
 from lora_tui.scoring.metrics import (
@@ -106,13 +107,26 @@ def test_rouge_2_of_a_single_word_falls_back_to_rouge_1() -> None:
     assert rouge("red door", "door red")["rouge2"] == 0
 
 
+def test_bleu_is_that_of_the_library_to_the_last_bit() -> None:
+    smoothing = SmoothingFunction().method3
+    for seed in range(300):
+        rng = random.Random(seed)
+        candidate, reference = words(seed, rng.randint(1, 40)).split(), words(seed + 1000, rng.randint(1, 40)).split()
+        candidate = candidate if seed % 10 else reference
+        order = min(4, len(candidate), len(reference))
+        expected = sentence_bleu([reference], candidate, weights=(1 / order,) * order, smoothing_function=smoothing)
+        assert bleu(" ".join(candidate), " ".join(reference)) == min(1.0, expected)
+
+
 def test_rouge_agrees_with_the_library_on_ascii_words() -> None:
     library = RougeScorer(["rouge1", "rouge2", "rougeL"])
     for seed in range(200):
         rng = random.Random(seed)
         candidate, reference = words(seed, rng.randint(2, 60)), words(seed + 1000, rng.randint(2, 60))
         expected = {name: score.fmeasure for name, score in library.score(reference, candidate).items()}
-        assert rouge(candidate, reference) == pytest.approx(expected)
+        found = rouge(candidate, reference)
+        assert found == pytest.approx(expected)
+        assert [found[name] for name in ("rouge1", "rouge2")] == [expected[name] for name in ("rouge1", "rouge2")]
         precision = library.score(reference, candidate)["rougeL"].precision
         assert rouge_l_precision(candidate, reference) == pytest.approx(precision)
 

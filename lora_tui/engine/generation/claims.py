@@ -59,6 +59,9 @@ _CODE = re.compile(
     r"|[a-z]+\+[\w]*|\^[A-Z]"  # a combination of keys
     r"|\b(?:[A-Z]+[a-z]+[A-Z]\w*|[a-z]+[A-Z]\w*|[A-Z]{2,}\w*|[A-Z]\d+)\b"  # humps, capitals
 )
+_SIGN_OF_CODE = re.compile(r"[-@(_+^]|\.\w|[a-z][A-Z]|[A-Z][A-Z\d]")
+"""In everything that `_CODE` finds, and sooner looked for."""
+
 _CAPITALISED = re.compile(r"(?<=[\w,;)]\s)(?:[A-ZÀ-ÖØ-Þ][^\W\d_]{2,}|(?<=[a-z]\s)[B-HJ-Z])\b")
 _ASKS_FOR_NAME = re.compile(
     r"(?i)\s*(?:who|whom|whose|where|(?:which|what|in which|in what|by whom|to whom|at which|from which)\s+(?:\w+\s+)?"
@@ -95,10 +98,14 @@ def wrong_name(answer: str, evidence: str, question: str, passage: str) -> str |
     if (name := wrong_code_name(answer, evidence, question)) is not None:
         return name
     bare = _QUOTED.sub(" ", answer)
-    everywhere = _name_key(f"{evidence}\n{question}") + " " + _name_key(passage)
     names = [match.group() for match in _CAPITALISED.finditer(bare)]
-    names += [match.group() for match in _DATE_WORD.finditer(bare) if match.group()[:3].casefold() not in everywhere]
-    if _ASKS_FOR_NAME.match(question) and (first := _FIRST_WORD.match(bare)) is not None:
+    dates = [match.group() for match in _DATE_WORD.finditer(bare)]
+    first = _FIRST_WORD.match(bare) if _ASKS_FOR_NAME.match(question) else None
+    if not names and not dates and first is None:
+        return None
+    everywhere = _name_key(f"{evidence}\n{question}") + " " + _name_key(passage)
+    names += [date for date in dates if date[:3].casefold() not in everywhere]
+    if first is not None:
         said = set(tokens(bare)) - FUNCTION_WORDS - _LIGHT
         is_name = len(said) <= _MOST_OF_A_NAME or len(said) <= len(names) + _BESIDE_A_NAME
         if first[1].casefold() in said and is_name and first[1].casefold() not in _ROLES:
@@ -116,7 +123,8 @@ def wrong_code_name(answer: str, evidence: str, question: str) -> str | None:
         name = str(next(filter(None, match.groups())))
         if not _holds(near, name):
             return name
-    for match in _CODE.finditer(_QUOTED.sub(" ", answer)):
+    bare = _QUOTED.sub(" ", answer)
+    for match in _CODE.finditer(bare) if _SIGN_OF_CODE.search(bare) else ():
         name = match.group()
         if name not in _SHORT and any(character.isalpha() for character in name) and not _holds(near, name):
             return name
@@ -184,6 +192,9 @@ def _holds(text: str, name: str) -> bool:
 
 # Words
 
+_BROKEN = re.compile("[-\u2010]\\s*\\n")
+_HYPHENATED = re.compile(r"(?<=\w)[-\u2010]\s*\n\s*(?=\w)")
+
 
 def off_the_passage(answer: str, passage: str, question: str) -> str | None:
     """Return what of an answer speaks of something that passage and question do not."""
@@ -220,4 +231,4 @@ def _is_off(text: str, source: Sequence[str], least: float) -> bool:
 
 def _joined(text: str) -> str:
     """Return a text whose words are whole again where a hyphen at the end of a line has parted them."""
-    return re.sub(r"(?<=\w)[-\u2010]\s*\n\s*(?=\w)", "", text)
+    return _HYPHENATED.sub("", text) if _BROKEN.search(text) else text

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from lora_tui.engine.generation.injection_phrases import DOUBTFUL, ENGLISH, GLUED, OTHERS, SIGNS, TALK
-from lora_tui.engine.generation.literals import PrefilteredPatterns
+from lora_tui.engine.generation.literals import PrefilteredPatterns, required_literals
 
 MAX_CHARACTERS = 50_000
 """Characters of a text that are looked at."""
@@ -37,6 +37,8 @@ _LOOK_ALIKES = str.maketrans(
 _LEET = str.maketrans("0134578@$!|€", "oieastbasile")
 _LEET_WORD = re.compile(r"(?<!\S)(?=\S*[a-z])(?=\S*[0-9@$!|€])[a-z0-9@$!|€]{3,}(?=[\s.,;:?]|$)")
 _BESIDE_LETTER = re.compile("[a-z][0-9@$!|€]|[0-9@$!|€][a-z]")  # in every `_LEET_WORD`
+_MARKUP = re.compile("[*`~_]")
+_WIDE = re.compile(r"[^\S\n ]|  ")
 _SPACED = re.compile(r"(?<![^\W_])(?:[^\W_][ ._*\-]){3,}[^\W_](?![^\W_])")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")
 _SENTENCE = re.compile(r"[^.!?\n。！？]*(?:[.!?。！？]+|\n|$)")
@@ -87,14 +89,12 @@ def without_instructions(passage: str) -> str:
 def _search(text: str) -> str | None:
     text = text[:MAX_CHARACTERS]
     for reading in _readings(text):
-        if (match := _PATTERNS.search(reading)) is not None:
-            return match.group()
-        for pattern in _DOUBTFUL.candidates(reading):
+        for pattern in _PATTERNS.candidates(reading):
             for match in pattern.finditer(reading):
-                if _is_said_of_marks(reading, match):
+                if pattern not in _DOUBTFUL or _is_said_of_marks(reading, match):
                     return match.group()
-    if _SPACED.search(text) and (match := GLUED.search("".join(_folded(text).split()))) is not None:
-        return match.group()
+    if _SPACED.search(text) and (glued := GLUED.search("".join(_folded(text).split()))) is not None:
+        return glued.group()
     return None
 
 
@@ -108,6 +108,9 @@ def _is_said_of_marks(reading: str, match: re.Match[str]) -> bool:
 def _suspicious(text: str) -> str | None:
     """Return the first two sentences that have many signs of talk about judging."""
     reading = _folded(text[:MAX_CHARACTERS]).translate(_LOOK_ALIKES)
+    at_most = sum(weight for words, weight in _SIGN_WORDS if not words or any(word in reading for word in words))
+    if at_most < ENOUGH - 1e-9:
+        return None
     sentences = [sentence for sentence in re.split(r"(?<=[.!?\n])\s+", reading) if sentence.strip()]
     for place in range(len(sentences)):
         both = " ".join(sentences[place : place + 2])
@@ -138,8 +141,10 @@ def _folded(text: str) -> str:
     else:
         plain = unicodedata.normalize("NFKC", text.translate(_HIDDEN))
         plain = unicodedata.normalize("NFC", unicodedata.normalize("NFD", plain.casefold()).translate(_MARKS))
-    plain = re.sub(r"[*`~]+|(?<=\w)_(?=\w)", lambda match: " " if match.group() == "_" else "", plain)
-    return re.sub(r"[^\S\n]+", " ", re.sub("[\u2018\u2019\u02bc]", "'", plain))
+    if _MARKUP.search(plain):
+        plain = re.sub(r"[*`~]+|(?<=\w)_(?=\w)", lambda match: " " if match.group() == "_" else "", plain)
+    plain = re.sub("[\u2018\u2019\u02bc]", "'", plain)
+    return re.sub(r"[^\S\n]+", " ", plain) if _WIDE.search(plain) else plain
 
 
 def _decoded(text: str) -> Iterator[str]:
@@ -177,6 +182,8 @@ def _folded_pattern(pattern: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", pattern.casefold()).translate(_MARKS))
 
 
-_PATTERNS = PrefilteredPatterns(_compiled())
-_DOUBTFUL = PrefilteredPatterns(map(_english, DOUBTFUL))
+_DOUBTFUL = tuple(map(_english, DOUBTFUL))
+_PATTERNS = PrefilteredPatterns((*_compiled(), *_DOUBTFUL))
 _COMPILED_SIGNS = tuple((re.compile(sign, re.MULTILINE), weight) for sign, weight in SIGNS)
+_SIGN_WORDS = tuple((next(iter(required_literals(sign)), frozenset()), weight) for sign, weight in _COMPILED_SIGNS)
+"""One of these words each sign needs: most texts hold too few of them for `ENOUGH`."""

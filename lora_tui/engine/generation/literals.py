@@ -18,41 +18,59 @@ if TYPE_CHECKING:
 
 _MOST_ALTERNATIVES = 60
 _GRAM = 4
+_FEW = 800
+"""Characters of a text whose runs of four a set holds sooner than a table."""
+
 _FACTORS = (2654435761, 2246822519, 3266489917, 668265263)
 
 
 class PrefilteredPatterns:
     """Expressions in their order, each tried only on a text that holds the literals it needs.
 
-    Most literals are absent: for those of four letters and more, a table of the runs of four in the text tells.
+    Of the sets of literals that an expression needs the rarest is looked for first. Most of those are absent: of four
+    letters and more, the runs of four in the text tell.
     """
 
     def __init__(self, patterns: Iterable[re.Pattern[str]]) -> None:
         self.patterns = tuple(patterns)
         self._needed = [required_literals(pattern) for pattern in self.patterns]
-        literals = sorted({literal for needed in self._needed for choice in needed for literal in choice})
-        self._short = [literal for literal in literals if len(literal) < _GRAM]
-        self._long = [literal for literal in literals if len(literal) >= _GRAM]
+        self._always = [number for number, needed in enumerate(self._needed) if not needed]
+        self._who_needs: dict[str, list[int]] = {}  # expressions by a literal of the set that is looked for first
+        for number, needed in enumerate(self._needed):
+            for literal in sorted(_best(needed) or ()):
+                self._who_needs.setdefault(literal, []).append(number)
+        self._short = [literal for literal in self._who_needs if len(literal) < _GRAM]
+        self._long = [literal for literal in self._who_needs if len(literal) >= _GRAM]
+        self._by_start: dict[str, list[str]] = {}
+        for literal in self._long:
+            self._by_start.setdefault(literal[:_GRAM], []).append(literal)
+        self._beginnings = frozenset(self._by_start)
 
     @cached_property
     def _starts(self) -> "NDArray[np.int64]":
         """Where the first four letters of each long literal are in a `_table`."""
         import numpy as np
 
-        return np.array([_grams(literal[:_GRAM])[0] for literal in self._long])
+        return np.array([_grams(literal[:_GRAM])[0] for literal in self._long], np.int64)
 
     def candidates(self, text: str) -> Iterator[re.Pattern[str]]:
         """Yield the expressions that may match a text."""
-        maybe = self._long
-        if "numpy" in sys.modules:  # it is while pairs are written; a forecast looks at a few texts and does without
-            maybe = [self._long[place] for place in _table(text)[self._starts].nonzero()[0].tolist()]
-        there = {literal for literal in (*self._short, *maybe) if literal in text}
-        for pattern, needed in zip(self.patterns, self._needed, strict=True):
-            for choice in needed:
-                if choice.isdisjoint(there):
-                    break
-            else:
-                yield pattern
+        maybe = set(self._always)
+        for literal in (*self._short, *self._perhaps_in(text)):
+            if literal in text:
+                maybe.update(self._who_needs[literal])
+        for number in sorted(maybe):
+            if all(any(literal in text for literal in choice) for choice in self._needed[number]):
+                yield self.patterns[number]
+
+    def _perhaps_in(self, text: str) -> Sequence[str]:
+        """Return the long literals of which a text may hold the first four letters."""
+        if len(text) <= _FEW:
+            runs = {text[place : place + _GRAM] for place in range(len(text) - _GRAM + 1)}
+            return [literal for run in runs & self._beginnings for literal in self._by_start[run]]
+        if "numpy" not in sys.modules:  # it is while pairs are written; a forecast looks at few texts and does without
+            return self._long
+        return [self._long[place] for place in _table(text)[self._starts].nonzero()[0].tolist()]
 
     def search(self, text: str) -> re.Match[str] | None:
         """Return the match of the first expression that is found in a text, or None."""
@@ -72,7 +90,7 @@ def _grams(text: str) -> "NDArray[np.uint32]":
     return mixed >> np.uint32(16)
 
 
-@lru_cache(maxsize=2)  # two sets of patterns are held against a text
+@lru_cache(maxsize=2)  # several sets of patterns may be held against a text
 def _table(text: str) -> "NDArray[np.bool_]":
     """Return for each hash of a run of four characters whether a text may hold it, shape ``(65536,)``."""
     import numpy as np

@@ -58,9 +58,12 @@ class NearDuplicates:
 
     def find(self, question: str) -> tuple[str, float] | None:
         """Return the most similar question in the index and its similarity, if that is at least `NEAR`."""
+        candidates = sorted(self._candidates(question))
+        if not candidates:
+            return None
         own, (own_stems, own_numbers) = grams(question), _asked_about(question)
         best: tuple[str, float] | None = None
-        for question_id in sorted(self._candidates(question)):
+        for question_id in candidates:
             other = self._questions[question_id]
             their_stems, their_numbers = _asked_about(other)  # first: of one template, nearly all differ here
             if their_numbers != own_numbers or (own_stems - their_stems and their_stems - own_stems):

@@ -8,14 +8,9 @@ word. The rest is the judge's. English.
 import re
 from collections import Counter
 from collections.abc import Sequence, Set
-from functools import lru_cache
-
-from nltk.stem.porter import PorterStemmer
 
 from lora_tui.scoring.metrics import FUNCTION_WORDS
-
-_STEMMER = PorterStemmer()
-_stem = lru_cache(maxsize=20_000)(_STEMMER.stem)
+from lora_tui.scoring.metrics import porter_stem as _stem
 
 _NEGATORS = frozenset("not no never none nobody nothing neither nor cannot without hardly".split())
 _SOFT = frozenset(
@@ -81,11 +76,12 @@ def wrong_negation(answer: str, evidence: str, question: str) -> str | None:
     ours, theirs, asked = _words(_CONDITION.sub(" ", answer)), _words(evidence), _words(question)
     if said_yes and (denied := _yes_to_denied(ours, theirs, asked)):
         return f"yes, {denied}"
+    mine, there, known = set(ours), set(theirs), set(asked)
     return (
-        _denied_alone(ours, theirs, asked)
-        or _affirmed_alone(_words(_CONDITIONAL.sub(" ", answer)), theirs, asked)
-        or (None if {"except", "unless"} & set(theirs) else _opposite(set(ours), set(theirs), set(asked)))
-        or _other_prefix(set(ours), set(theirs), set(asked))
+        (_denied_alone(ours, theirs, asked) if mine & _SAYING else None)
+        or (_affirmed_alone(_words(_CONDITIONAL.sub(" ", answer)), theirs, asked) if there & _PLAIN else None)
+        or (None if {"except", "unless"} & there else _opposite(mine, there, known))
+        or _other_prefix(mine, there, known)
     )
 
 
@@ -190,10 +186,11 @@ def _other_prefix(ours: set[str], theirs: set[str], asked: set[str]) -> str | No
     if (ours | theirs) & _NEGATORS:
         return None
     for mine, other in ((ours, theirs), (theirs, ours)):
-        for word in mine:
-            for denied in (prefix + word for prefix in _PREFIXES if len(word) >= _MIN_PREFIXED):
-                is_opposite = denied in other and denied not in mine and word not in other
-                if is_opposite and _DENYING.fullmatch(denied) and not {word, denied} & asked:
+        for denied in other - mine - asked:
+            for prefix in _PREFIXES:
+                word = denied[len(prefix) :]
+                is_one = denied.startswith(prefix) and len(word) >= _MIN_PREFIXED and word in mine
+                if is_one and word not in other | asked and _DENYING.fullmatch(denied):
                     return word if mine is ours else denied
     return None
 

