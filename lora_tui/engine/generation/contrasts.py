@@ -7,7 +7,7 @@ it finds the right one of two such answers more probable. Plain text, English; `
 import re
 from collections.abc import Iterator
 
-from lora_tui.engine.generation.stated_numbers import TENS, UNITS
+from lora_tui.engine.generation.quantities import TENS, UNITS
 
 MOST_RIVALS = 12
 """Rivals of an answer that are scored, one batch."""

@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from lora_tui.engine.generation.claims import (
     off_the_passage,
+    what_it_points_at,
     with_neighbours,
     without_quoted_settings,
     wrong_code_name,
@@ -135,7 +136,8 @@ def _unsupported_claims(pair: ProposedPair, passage: str) -> Iterator[Refusal]:
             yield Refusal("wrong name", f"«{_shown(name)}» is neither in the evidence nor in the question")
         return
     answer, evidence = without_quoted_settings(pair.answer, passage), with_neighbours(pair.evidence, passage)
-    if number := wrong_number(answer, pair.evidence, pair.question):
+    before = what_it_points_at(pair.evidence, passage)
+    if number := wrong_number(answer, pair.evidence, pair.question, before, passage):
         yield Refusal("wrong number", f"neither evidence nor question says {_shown(number)}")
     if off := off_the_passage(pair.answer, passage, pair.question):
         yield Refusal("off the passage", f"the passage does not speak of it: «{_shown(off)}»")

@@ -66,6 +66,9 @@ _PAIRS = (
     " largest/smallest oldest/youngest early/late fast/slow same/different empty/full visible/invisible longer/shorter"
     " larger/smaller older/newer accepted/rejected allowed/forbidden true/false possible/impossible"
 )
+_PROPORTION = re.compile(r"\bthe (?:\w+er|more|less)\b[^.;]*,\s*the (?:\w+er|more|less)\b", re.IGNORECASE)
+"""What is said of two ends at once: "the smaller the grains, the harder the cheese"."""
+
 _OPPOSITES = [(one, other) for one, _, other in (pair.partition("/") for pair in _PAIRS.split())]
 
 
@@ -80,9 +83,14 @@ def wrong_negation(answer: str, evidence: str, question: str) -> str | None:
     return (
         (_denied_alone(ours, theirs, asked) if mine & _SAYING else None)
         or (_affirmed_alone(_words(_CONDITIONAL.sub(" ", answer)), theirs, asked) if there & _PLAIN else None)
-        or (None if {"except", "unless"} & there else _opposite(mine, there, known))
+        or (None if {"except", "unless"} & there or _is_proportion(answer, evidence) else _opposite(mine, there, known))
         or _other_prefix(mine, there, known)
     )
+
+
+def _is_proportion(answer: str, evidence: str) -> bool:
+    """Tell whether the evidence names two ends at once, of which the answer is about one."""
+    return _PROPORTION.search(evidence) is not None and _PROPORTION.search(answer) is None
 
 
 def _yes_to_denied(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[str]) -> str | None:
@@ -118,7 +126,9 @@ def _denied_alone(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[st
         held = [stem for stem in scope if stem in said]
         if len(scope) > 1 and _follow(affirmed, *scope[:2]) and not denied.issuperset(scope[:2]):
             return "not " + " ".join(scope)
-        if not held or held[0] in denied or (said & _BOUNDS and len(held) < len(scope)):
+        if not held or (held[0] != scope[0] and not 1 < len(held) == len(scope) - 1):
+            continue  # what is denied is a verb that the evidence has not: "it could not compete with bottles"
+        if held[0] in denied or (said & _BOUNDS and len(held) < len(scope)):
             continue
         if _denied_softly(theirs, set(held)) - set(scope):
             continue
@@ -220,7 +230,7 @@ def _clause(stems: Sequence[str]) -> Sequence[str]:
 def _opposite(ours: set[str], theirs: set[str], asked: set[str]) -> str | None:
     for pair in _OPPOSITES:
         for one, other in (pair, pair[::-1]):
-            if one in ours and other in theirs and not {other} & ours and one not in theirs | asked:
+            if one in ours and other in theirs - ours and one not in theirs | asked and other not in asked:
                 return one
     return None
 

@@ -52,6 +52,9 @@ _ABOUT_TEXT = re.compile(
 _BARE_YES = re.compile(
     r"^\W*(?:yes|no|true|false)(?:\W+(?:it|they|there|he|she)\W+(?:is|are|do|does|was|were|can|has|have))?\W*$", re.I
 )
+_DENIES = re.compile(r"\b(?:not?|never|none|nobody|nothing|cannot)\b|n['’]t\b", re.IGNORECASE)
+"""A denial says something, whatever words it denies."""
+
 _CHOICE = re.compile(r"\bor\b", re.IGNORECASE)
 
 
@@ -89,8 +92,8 @@ def trivial(question: str, answer: str) -> str | None:
 
 
 def gives_answer_away(question: str, answer: str) -> bool:
-    """Tell whether a question holds every content word of its answer; a choice between two is no such question."""
-    if _CHOICE.search(question) or re.match(r"\W*(?:yes|no)\b", answer, re.IGNORECASE):
+    """Tell whether a question holds every content word of its answer; of a choice it may, and where that is denied."""
+    if _CHOICE.search(question) or _DENIES.search(answer) or re.match(r"\W*yes\b", answer, re.IGNORECASE):
         return False
     names = [match.group() for match in _NAME.finditer(answer)]
     if any(name.casefold() not in question.casefold() for name in names):

@@ -10,18 +10,18 @@ from collections.abc import Iterator, Set
 from decimal import Decimal
 from itertools import combinations
 
+from lora_tui.engine.generation.quantities import (
+    TENS,
+    UNITS,
+    converted,
+    plain_number,
+    spans_of_time,
+    with_clock_times,
+)
 from lora_tui.scoring.metrics import FUNCTION_WORDS
 from lora_tui.scoring.metrics import porter_stem as _stem
 from lora_tui.scoring.words import numbers, tokens
 
-UNITS = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-        " seventeen eighteen nineteen".split()
-    )
-}
-TENS = {word: 10 * tens for tens, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
 _BEGINS_NUMBER = frozenset({*UNITS, *TENS, *"0123456789"})
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "dozen": 12}
 _MULTIPLES: dict[str, tuple[str, ...]] = {
@@ -44,8 +44,28 @@ _MULTIPLES: dict[str, tuple[str, ...]] = {
     "quarter": ("0.25", "25", "4"),
     "daily": ("1",),
     "fortnight": ("2", "14"),
+    **{
+        word: (str(value), str(round(100 / value)))
+        for value, word in enumerate("second third fourth fifth sixth seventh eighth ninth tenth".split(), 2)
+    },
 }
-"""Words that say a number without being one, and what may be written for them; "half" is 50 %, too."""
+"""Words that say a number without being one, and what may be written for them; "half" is 50 %, a fifth 20."""
+
+_TIMES = re.compile(r"\b(?:twice|double[sd]?|thrice|triple|half|halved?|(?:three|four|five|six|ten|\d+) times)\b")
+"""By these one number of the evidence is told from another: which of both is asked for does not matter."""
+
+_PERCENT = re.compile(r"%|\bper ?cent\b|\bin a hundred\b")
+_COMPARED = re.compile(
+    r"\b(?:more|less|fewer|longer|shorter|cheaper|dearer|larger|smaller|bigger|higher|lower|older|younger|later|earlier"
+    r"|heavier|lighter|further|farther|faster|slower|wider|deeper|difference|left|remain\w*|still|not|no|without|rest"
+    r"|others?|total|altogether|together|in all|sum|save[sd]?|saving|gain(?:s|ed)?|extra|lost|lose[sd]?)\b"
+)
+"""A question with one of these asks for what has to be worked out."""
+
+_NEARLY = re.compile(r"\b(?:about|around|roughly|nearly|almost|approximately|some|over|just under)\b")
+_SINCE = re.compile(r"\b(?:later|earlier|before|after|ago|since|older|younger)\b")
+_YEAR = re.compile(r"\b(?:1[0-9]|20)\d\d\b")
+_FEW_OPERANDS = 4
 
 _MOST_COUNTED = 12
 _MOST_OPERANDS = 10
@@ -67,7 +87,6 @@ _TWO = re.compile(rf":\s+{_ITEM}\s+(?:and|or)\s+{_ITEM}")
 _BULLET = re.compile(r"^\s*(?:[-*+•]|\d+[.)])\s", re.MULTILINE)
 _CLOCK = re.compile(r"\b([01]?\d|2[0-4]):([0-5]\d)\b")
 _HALF_DAY = re.compile(r"\b(\d{1,2})(?::[0-5]\d)?\s*(?:p\.?m\b|o'clock in the (?:evening|afternoon))", re.IGNORECASE)
-_BY_HALVES = re.compile(r"\b(\d{1,2})(?::([0-5]\d))?\s*([ap])\.?m\b", re.IGNORECASE)
 _ONE_LATER = re.compile(
     r"\b(?:a|an|one)\s+\w+\s+(?:later|earlier|before|after|more|less|fewer|longer)\b", re.IGNORECASE
 )
@@ -80,72 +99,75 @@ _FIRST_YEAR, _LAST_YEAR = 1000, 2100
 _BARE_DATE = re.compile(r"\s*(?:(?:in|since|until|by|from|about)\s+)?(\d{1,3})\s*[.!]?\s*", re.IGNORECASE)
 _ASKS_WHEN = re.compile(r"\s*(?:when|(?:in |since |until )?(?:what|which) year)\b", re.IGNORECASE)
 
-_SECONDS = {
-    "second": 1.0, "sec": 1.0, "s": 1.0, "minute": 60.0, "min": 60.0, "hour": 3600.0, "h": 3600.0, "day": 86400.0,
-    "week": 604800.0, "fortnight": 1209600.0, "year": 31536000.0, "millisecond": 0.001, "ms": 0.001,
-}  # fmt: skip
-_UNITS_OF_MEASURE = {
-    **{unit: ("time", size) for unit, size in _SECONDS.items()},
-    **{unit: ("years", size) for unit, size in {"month": 1.0, "decade": 120.0, "century": 1200.0}.items()},
-    **dict.fromkeys(("mm", "millimetre", "millimeter"), ("length", 0.001)),
-    **dict.fromkeys(("cm", "centimetre", "centimeter"), ("length", 0.01)),
-    **dict.fromkeys(("m", "metre", "meter"), ("length", 1.0)),
-    **dict.fromkeys(("km", "kilometre", "kilometer"), ("length", 1000.0)),
-    **dict.fromkeys(("inch", "inche"), ("length", 0.0254)),
-    **dict.fromkeys(("foot", "feet"), ("length", 0.3048)),
-    "yard": ("length", 0.9144),
-    "mile": ("length", 1609.344),
-    **dict.fromkeys(("g", "gram"), ("weight", 1.0)),
-    **dict.fromkeys(("kg", "kilogram"), ("weight", 1000.0)),
-    **dict.fromkeys(("tonne", "ton"), ("weight", 1e6)),
-    **dict.fromkeys(("ml", "millilitre", "milliliter"), ("volume", 0.001)),
-    **dict.fromkeys(("litre", "liter"), ("volume", 1.0)),
-    "kb": ("bytes", 1e3),
-    "mb": ("bytes", 1e6),
-    "gb": ("bytes", 1e9),
-}
-"""Units with what they measure, and their size in one of the kind."""
 
-_ROUNDING = 0.015
-"""By how much a quantity may differ from what it says in another unit."""
+def wrong_number(answer: str, evidence: str, question: str, before: str = "", passage: str = "") -> str | None:
+    """Return a number of an answer that nothing holds, or that belongs to something else in the evidence.
 
-_NUMBER_WORD = "|".join([*UNITS, *TENS, "half an?", "an?"])
-_QUANTITY = re.compile(rf"\b(\d[\d,]*(?:\.\d+)?|{_NUMBER_WORD})( and a half)?[\s-]*([a-z]+)\b")
-_OFTEN = re.compile(
-    rf"\b(\d[\d,]*(?:\.\d+)?|once|twice|thrice|{'|'.join([*UNITS, *TENS])})\s+(?:[a-z]+\s+){{0,2}}"
-    r"(?:an?|per|each|every|in an?)\s+([a-z]+)\b"
-)
-_EVERY = re.compile(rf"\bevery\s+(?:(\d[\d,]*(?:\.\d+)?|{_NUMBER_WORD})\s*)?([a-z]+)\b")
-
-
-def wrong_number(answer: str, evidence: str, question: str) -> str | None:
-    """Return a number of an answer that nothing holds, or that belongs to something else in the evidence."""
+    `before` is the sentence that the evidence points at, whose numbers are known, too. A year of the passage may be
+    counted from, where the evidence does so ("two years later").
+    """
     if not _may_state(answer):
         return None
     answer = _LIST_NUMBER.sub("", answer)
+    found = _wrong_as_written(answer, evidence, question, before, passage)
+    if found is None:
+        return None
+    clocked = [with_clock_times(text) for text in (answer, evidence, question, before)]
+    if clocked == [answer, evidence, question, before]:
+        return found
+    return _wrong_as_written(clocked[0], clocked[1], clocked[2], clocked[3], passage)
+
+
+def _wrong_as_written(answer: str, evidence: str, question: str, before: str, passage: str) -> str | None:
     if (other := _no_date(answer, evidence, question)) is not None:
         return other
-    known = _stated(evidence) | _stated(question)
+    known = _stated(evidence) | _stated(question) | _stated(before)
+    pool = known | ({"1"} if _ONE_LATER.search(evidence) or _ONE_LATER.search(question) else set())
+    pool |= {"100"} if _PERCENT.search(evidence.casefold()) else set()
+    pool |= set(_YEAR.findall(passage)) if _SINCE.search(evidence.casefold()) else set()
+    worked_out = _worked_out(evidence, question)
     exchanged = _exchanged(answer, evidence, question)
     if exchanged is not None and (
-        exchanged in known or exchanged not in _named_derivations(answer, evidence, question, known)
+        exchanged in known or exchanged not in worked_out | _named_derivations(answer, evidence, question, known)
     ):
         return exchanged
     ours = _digits(answer) | set(_in_words(answer))
     lists = {_listed(answer), _listed(evidence)}
-    pool = known | ({"1"} if _ONE_LATER.search(evidence) or _ONE_LATER.search(question) else set())
     in_words = set(_in_words(answer)) - _digits(answer)
     derived: Set[str] = frozenset()
     for value in sorted(ours):
-        if value in known or (value in in_words and value in ("0", "1")):
+        if value in known or value in worked_out or (value in in_words and value in ("0", "1")):
             continue
         if value in in_words and value.isdigit() and int(value) <= _MOST_COUNTED and int(value) in lists:
             continue
-        if not _follows(value, pool, _stated(answer) - {value}) and value not in _spans(evidence):
+        if not _follows(value, pool, _stated(answer) - {value}) and value not in spans_of_time(evidence):
             derived = derived or _named_derivations(answer, evidence, question, known)
             if value not in derived:
                 return value
     return None
+
+
+def _worked_out(evidence: str, question: str) -> Set[str]:
+    """Return what the question asks to be worked out of few numbers: sums and differences, or a share that is told."""
+    asked = question.casefold()
+    operands = [number for one in sorted(_written(evidence)) if (number := _number(one)) is not None]
+    if len(operands) > _FEW_OPERANDS:
+        return frozenset()
+    found = set[Decimal]()
+    for one, other in combinations(operands, 2):
+        if _COMPARED.search(asked):
+            found.update((one + other, abs(one - other)))
+        if _NEARLY.search(asked) and one and other:
+            found.update(map(Decimal, (round(one / other), round(other / one))))
+    if _TIMES.search(evidence.casefold()):
+        times = [number for one in _stated(evidence) - _written(evidence) if (number := _number(one)) is not None]
+        found.update(one / many for one in operands for many in times if many > 1)
+    return {plain_number(one) for one in found if one == round(one)}
+
+
+def _written(text: str) -> set[str]:
+    """Return the numbers of a text, in digits or in words."""
+    return _digits(text) | set(_in_words(text))
 
 
 def _may_state(text: str) -> bool:
@@ -175,7 +197,12 @@ def _named_derivations(answer: str, evidence: str, question: str, known: Set[str
         things = {noun for _, noun in _counted(answer)} | ({_stem(asked[1].casefold())} if asked else set())
         of_thing = {int(value) for value, noun in _counted(evidence) if noun in things and value.isdigit()}
         found.update(one * other for one in of_thing for other in whole)
-    return {str(one) for one in found} | _converted(answer, f"{evidence}\n{question}")
+        there = {int(one) for one in _written(evidence) if one.isdigit() and one != "0"}
+        of_those = (int(one) for one in _written(question) if one.isdigit())
+        found.update(one // other for one in of_those for other in there if one % other == 0)
+    if _NEARLY.search(f"{text} {question.casefold()}"):
+        found.update(rounded for one in whole for rounded in (round(one, -place) for place in range(1, len(str(one)))))
+    return {str(one) for one in found} | converted(answer, f"{evidence}\n{question}", question)
 
 
 def _no_date(answer: str, evidence: str, question: str) -> str | None:
@@ -185,56 +212,6 @@ def _no_date(answer: str, evidence: str, question: str) -> str | None:
         return None
     nouns = {noun for value, noun in _counted(evidence) if value == found[1]}
     return found[1] if nouns and "" not in nouns else None
-
-
-def _converted(answer: str, source: str) -> set[str]:
-    """Return the quantities of an answer that say one of the source in another unit: 42 days are six weeks.
-
-    Rates too: what happens twice a second, or every half a second, happens 120 times a minute.
-    """
-    known = list(_quantities(source))
-    found = set()
-    for written, value, unit in _quantities(answer):
-        kind, size = _UNITS_OF_MEASURE[unit]
-        same = [
-            other * of for _, other, one in known for k, of in [_UNITS_OF_MEASURE[one]] if k == kind and one != unit
-        ]
-        if any(abs(one - value * size) <= one * _ROUNDING for one in same):
-            found.add(written)
-    rates = list(_rates(source))
-    for written, value, seconds in _rates(answer):
-        if any(abs(one / of - value / seconds) <= one / of * _ROUNDING for _, one, of in rates):
-            found.add(written)
-    return found
-
-
-def _quantities(text: str) -> Iterator[tuple[str, float, str]]:
-    """Yield the quantities of a text: the number as it is compared, its value, and its unit."""
-    for match in _QUANTITY.finditer(text.casefold()):
-        unit = match[3].rstrip("s") if match[3] not in _UNITS_OF_MEASURE else match[3]
-        if unit in _UNITS_OF_MEASURE and (value := _value(match[1])) is not None:
-            value = value + 0.5 if match[2] else value
-            yield _plain(Decimal(f"{value:g}")) if value < 1e6 else str(int(value)), value, unit
-
-
-def _rates(text: str) -> Iterator[tuple[str, float, float]]:
-    """Yield how often something happens: the number as it is compared, its value, and within how many seconds."""
-    for match in _OFTEN.finditer(text.casefold()):
-        unit = match[2].rstrip("s")
-        if unit in _SECONDS and (value := _value(match[1])) is not None:
-            yield _plain(Decimal(f"{value:g}")) if value < 1e6 else str(int(value)), value, _SECONDS[unit]
-    for match in _EVERY.finditer(text.casefold()):
-        unit = match[2] if match[2] in _SECONDS else match[2].rstrip("s")
-        if unit in _SECONDS and (value := _value(match[1] or "one")):
-            yield "1", 1.0, value * _SECONDS[unit]
-
-
-def _value(word: str) -> float | None:
-    """Return what a number is, in digits or as one word; None for any other word."""
-    if word[0].isdigit():
-        return float(word.replace(",", ""))
-    named = {"once": 1, "twice": 2, "thrice": 3, "a": 1, "an": 1, "half a": 0.5, "half an": 0.5, "a dozen": 12}
-    return named.get(word, UNITS.get(word, TENS.get(word)))
 
 
 def unknown_figure(answer: str, source: str) -> str | None:
@@ -259,12 +236,7 @@ def _stated(text: str) -> Set[str]:
 
 
 def _digits(text: str) -> set[str]:
-    return {_plain(number) for number in numbers(tokens(text))} | set(_INSIDE_WORD.findall(text))
-
-
-def _plain(number: Decimal | str) -> str:
-    """Return a number without zeros that say nothing, "1.50" as "1.5"; a version as it is."""
-    return number if isinstance(number, str) else f"{number.normalize():f}"
+    return {plain_number(number) for number in numbers(tokens(text))} | set(_INSIDE_WORD.findall(text))
 
 
 def _in_words(text: str) -> Iterator[str]:
@@ -325,15 +297,6 @@ def _number(written: str) -> Decimal | None:
     return Decimal(written) if re.fullmatch(r"-?\d+(?:\.\d+)?", written) else None
 
 
-def _spans(text: str) -> Set[str]:
-    """Return the lengths, in hours and minutes, of the times between two points of a day."""
-    minutes = [60 * int(hour) + int(minute) for hour, minute in _CLOCK.findall(text)]
-    for hour, minute, half in _BY_HALVES.findall(text):
-        minutes.append(60 * (int(hour) % 12 + (12 if half.casefold() == "p" else 0)) + int(minute or 0))
-    between = {abs(one - other) for one, other in combinations(minutes, 2)}
-    return {_plain(Decimal(span) / unit) for span in between for unit in (1, 60)}
-
-
 def _exchanged(answer: str, evidence: str, question: str) -> str | None:
     """Return a number of an answer that belongs to something else in the evidence: 48 are the cars, not the passengers.
 
@@ -353,14 +316,17 @@ def _exchanged(answer: str, evidence: str, question: str) -> str | None:
     return None
 
 
+_WITH_NOUN = re.compile(r"(?<![\w.,])(\d+(?:,\d{3})*(?:\.\d+)?|[a-z]+)(?:[ \t]+(?=([^\W\d_]*))|(?=[.,;:!?)]*(?:\s|$)))")
+
+
 def _counted(text: str) -> set[tuple[str, str]]:
     """Return the numbers of a text, digits or single words, each with the stem of the word behind it; "" if none is."""
     found = set()
-    for match in re.finditer(r"(?<![\w.,])(\d+(?:,\d{3})*(?:\.\d+)?|[a-z]+)[ \t]+(?=([^\W\d_]*))", text.casefold()):
-        word, noun = match.groups()
+    for match in _WITH_NOUN.finditer(text.casefold()):
+        word, noun = match[1], match[2] or ""
         value = word.replace(",", "") if word[0].isdigit() else str(UNITS.get(word, TENS.get(word, "")))
         if value and value != "1":
-            found.add((value, "" if noun in FUNCTION_WORDS else _stem(noun)))
+            found.add((value, "" if noun in FUNCTION_WORDS or not noun else _stem(noun)))
     return found
 
 
