@@ -21,7 +21,10 @@ from tests.e2e.warm_command import WarmCommand
 LAUNCHER = str(Path(__file__).with_name("launcher.py"))
 
 _ROOT = str(Path(__file__).parents[2])
-_IMPORTED = ("lora_tui.cli.run", "lora_tui.cli.runs", "lora_tui.cli.doctor", "lora_tui.engine.jobs.preflight")
+_IMPORTED = (
+    *("lora_tui.cli.run", "lora_tui.cli.runs", "lora_tui.cli.doctor", "lora_tui.engine.jobs.preflight"),
+    *("lora_tui.tui.app", "lora_tui.backend.engine_backend"),
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,10 @@ class Program:
         """Start it in a terminal."""
         return Terminal(self.command(jobs, *arguments), cwd=self.folder, env=self.environment, **more)
 
+    def warm_terminal(self, jobs: str, *arguments: str, **more: Any) -> Terminal:
+        """Start it in a terminal without the imports; nothing of a module's may be replaced but jobs."""
+        return Terminal(arguments, cwd=self.folder, env=self.environment, warm=self.warm, jobs=jobs, **more)
+
     def past_run(self, mode: str, state: str) -> None:
         """Put a run that has ended into the store."""
 
@@ -139,7 +146,7 @@ def started(program: Program) -> Callable[..., Terminal]:
     """Start a mode in a terminal and wait until its run has begun."""
 
     def start(jobs: str, *arguments: str, **more: Any) -> Terminal:
-        terminal = program.terminal(jobs, *arguments, **more)
+        terminal = program.warm_terminal(jobs, *arguments, **more)
         terminal.read_until("run 1")
         return terminal
 

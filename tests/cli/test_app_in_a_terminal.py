@@ -20,9 +20,15 @@ TRAIN = "train=until_told"
 
 
 def app(program: Program, jobs: str = TRAIN, *arguments: str, **more: Any) -> AppTerminal:
-    """The app in a terminal, where there is a file to learn from."""
+    """The app in a terminal, where there is a file to learn from; it is forked from a process that has imported it."""
     something_to_learn_from(program)
-    return AppTerminal(program.command(jobs, *arguments), cwd=program.folder, env=program.environment, **more)
+    return AppTerminal(arguments, cwd=program.folder, env=program.environment, warm=program.warm, jobs=jobs, **more)
+
+
+def started_app(program: Program, jobs: str = TRAIN) -> AppTerminal:
+    """The same from the interpreter's start."""
+    something_to_learn_from(program)
+    return AppTerminal(program.command(jobs), cwd=program.folder, env=program.environment)
 
 
 def something_to_learn_from(program: Program) -> None:
@@ -68,7 +74,7 @@ def log(program: Program) -> str:
 
 
 def test_a_run_is_started_looked_at_and_left_to_finish_in_the_background(program: Program) -> None:
-    with app(program) as terminal:
+    with started_app(program) as terminal:
         start_training(terminal)
         terminal.press("q")
         terminal.shows("run 1 is still at work.")
@@ -273,7 +279,7 @@ def test_the_option_that_every_mode_takes_does_not_keep_the_app_away(program: Pr
 
 
 def test_no_process_is_left_behind(program: Program) -> None:
-    with app(program) as terminal:
+    with started_app(program) as terminal:
         terminal.shows(WELCOME)
         pids = [terminal.process.pid, *(child.pid for child in psutil.Process(terminal.process.pid).children())]
         assert len(pids) == 2

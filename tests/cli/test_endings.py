@@ -201,7 +201,7 @@ def test_the_question_shows_all_that_would_be_done(tmp_path: Path, monkeypatch: 
 
 def test_a_terminal_is_asked_and_rung(program: Program) -> None:
     (program.folder / "config.toml").write_text('[notify]\nafter_s = 0.0\non_finish = "touch told"\n')
-    with program.terminal("train=echo", "--run", "train", "--no-chat") as terminal:
+    with program.warm_terminal("train=echo", "--run", "train", "--no-chat") as terminal:
         terminal.read_until("Allow it? [y/N]")
         terminal.send("y\r")
         assert terminal.wait() == 0

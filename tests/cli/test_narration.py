@@ -43,7 +43,7 @@ def test_results_go_to_stdout_and_narration_does_not(program: Program) -> None:
 
 
 def test_a_terminal_gets_a_display_that_leaves_nothing_behind(program: Program) -> None:
-    with program.terminal("train=until_told", "--run", "train", "--no-chat") as terminal:
+    with program.warm_terminal("train=until_told", "--run", "train", "--no-chat") as terminal:
         terminal.read_until("1m 00s left")
         shown = terminal.read_until("━")
         # The cursor is never left hidden: a crash in native code could not bring it back.
@@ -56,7 +56,7 @@ def test_a_terminal_gets_a_display_that_leaves_nothing_behind(program: Program) 
 
 
 def test_a_pause_is_told_and_stands_in_the_display_until_it_is_over(program: Program) -> None:
-    with program.terminal("generate=pausing", "--run", "generate", columns=100) as terminal:
+    with program.warm_terminal("generate=pausing", "--run", "generate", columns=100) as terminal:
         terminal.read_until("paused: calls in flight are still answered")
         terminal.read_until("1 of 3 accepted, 0 rejected, paused")
         (program.folder / "go").touch()
@@ -65,7 +65,7 @@ def test_a_pause_is_told_and_stands_in_the_display_until_it_is_over(program: Pro
 
 
 def test_hostile_text_does_not_reach_a_terminal(program: Program) -> None:
-    with program.terminal("quickstart=noisy", "--run", "quickstart") as terminal:
+    with program.warm_terminal("quickstart=noisy", "--run", "quickstart") as terminal:
         assert terminal.wait() == 0
         shown = terminal.output
     assert "\x1b]52" not in shown
@@ -77,7 +77,7 @@ def test_hostile_text_does_not_reach_a_terminal(program: Program) -> None:
 @pytest.mark.parametrize(("variable", "value"), [("TERM", "dumb")])
 def test_a_dumb_terminal_gets_plain_lines(program: Program, variable: str, value: str) -> None:
     program.environment[variable] = value
-    with program.terminal("train=noisy", "--run", "train", "--no-chat") as terminal:
+    with program.warm_terminal("train=noisy", "--run", "train", "--no-chat") as terminal:
         assert terminal.wait() == 0
         assert "\x1b" not in terminal.output
         assert "step 3/3" in terminal.output
@@ -85,7 +85,7 @@ def test_a_dumb_terminal_gets_plain_lines(program: Program, variable: str, value
 
 def test_no_color_is_honoured(program: Program) -> None:
     program.environment["NO_COLOR"] = "1"
-    with program.terminal("train=noisy", "--run", "train", "--no-chat") as terminal:
+    with program.warm_terminal("train=noisy", "--run", "train", "--no-chat") as terminal:
         assert terminal.wait() == 0
         colours = [code for code in re.findall(r"\x1b\[([0-9;]*)m", terminal.output) if re.search(r"\b[349]\d\b", code)]
         assert colours == []

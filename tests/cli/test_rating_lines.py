@@ -146,7 +146,7 @@ def test_what_belongs_to_rate() -> None:
 def test_at_a_terminal_a_key_acts_without_enter_and_a_kill_loses_nothing(program: Program) -> None:
     path = program.folder / "training_data.db"
     with_store(path, lambda store: judged_run(store, 6))
-    with program.terminal("", "--run", "rate") as terminal:
+    with program.warm_terminal("", "--run", "rate") as terminal:
         terminal.read_until("q end > ")
         for key, becomes, asked in (("g", "good: accepted", 2), ("\x1b[A", "", 2), ("b", "bad: rejected", 3)):
             terminal.send(key)
@@ -173,7 +173,7 @@ def test_without_a_store_none_is_made(program: Program) -> None:
 
 def test_after_a_stop_a_key_acts_without_enter_again(program: Program) -> None:
     with_store(program.folder / "training_data.db", lambda store: judged_run(store, 3))
-    with program.terminal("", "--run", "rate") as terminal:
+    with program.warm_terminal("", "--run", "rate") as terminal:
         terminal.read_until("q end > ")
         attributes = termios.tcgetattr(terminal._master)
         attributes[3] |= termios.ICANON | termios.ECHO  # as a shell has it
@@ -191,7 +191,7 @@ def test_after_a_stop_a_key_acts_without_enter_again(program: Program) -> None:
 def test_a_rating_typed_before_its_question_was_shown_is_not_given(program: Program) -> None:
     path = program.folder / "training_data.db"
     with_store(path, lambda store: judged_run(store, 6))
-    with program.terminal("", "--run", "rate") as terminal:
+    with program.warm_terminal("", "--run", "rate") as terminal:
         terminal.read_until("q end > ")
         terminal.send("gbbbgq")
         assert terminal.wait() == 0

@@ -138,9 +138,11 @@ def test_the_doctor_reports_and_sends_no_key(program: Program, endpoint: tuple[s
     assert not (program.folder / "training_data.db").exists()
 
 
-def examined_here(config: Path, monkeypatch: pytest.MonkeyPatch, status: int = 1) -> str:
-    """What the doctor says in this process, without torch, which takes seconds and is not the question."""
+def examined_here(config: Path, monkeypatch: pytest.MonkeyPatch, status: int = 1, *, compiler: bool = False) -> str:
+    """What the doctor says in this process, without torch and compiling, which take seconds."""
     monkeypatch.setattr(doctor, "_device", lambda: iter(()))
+    if not compiler:
+        monkeypatch.setattr(doctor, "_compiler", lambda: iter(()))
     out = io.StringIO()
     streams = cast(Streams, SimpleNamespace(out=out))
     assert doctor.examine(Request(doctor=True, config=config), streams, Report(streams)) == status
@@ -161,7 +163,7 @@ def test_the_doctor_names_what_mends_each_problem(tmp_path: Path, monkeypatch: p
     config.write_text('[data_generation]\nbase_url = "http://127.0.0.1:9/v1"\n')
     monkeypatch.setenv("LORA_TUI_CACHE", "/dev/null/cache")
     monkeypatch.setenv("CC", "no-such-compiler -O1")
-    said = examined_here(config, monkeypatch)
+    said = examined_here(config, monkeypatch, compiler=True)
     assert "– C compiler" in said
     assert "install gcc or clang" in said
     assert "✗ endpoint" in said

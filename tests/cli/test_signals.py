@@ -66,7 +66,10 @@ def test_leaving_at_once_still_ends_the_json_lines(program: Program) -> None:
     with program.start("train=deaf", "--run", "train", "--json", stderr=subprocess.DEVNULL) as process:
         wait_for_line(process, b'"event":"step"')
         process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
+        deadline = time.monotonic() + 60
+        while run_row(program)["state"] != "stopping":  # two signals that wait are one
+            assert time.monotonic() < deadline, "the first was not heard"
+            time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         done = json.loads(process.rest()[-1])
         assert process.returncode == 130

@@ -4,13 +4,24 @@ import json
 import os
 import resource
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.warm_command import WarmCommand
+from tests.engine.compiled import share_compiled
+
 _KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "TMPDIR", "VIRTUAL_ENV")
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCommand]:
+    """The command with torch and all jobs imported, to be forked."""
+    with WarmCommand(tmp_path_factory.mktemp("command"), os.environ) as running:
+        yield running
 
 
 @pytest.fixture
@@ -20,6 +31,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join(filter(None, (root, kept.get("PYTHONPATH"))))
     own = {f"LORA_TUI_{name}": str(tmp_path / name.lower()) for name in ("CACHE", "CONFIG", "LOGS")}
+    share_compiled(tmp_path / "cache")
     return {**kept, **own, "PYTHONPATH": path, "TERM": "xterm-256color", "LANG": "C.UTF-8"}
 
 

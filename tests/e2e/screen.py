@@ -8,6 +8,7 @@ from pathlib import Path
 import pyte
 
 from tests.e2e.terminal import Terminal
+from tests.e2e.warm_command import WarmCommand
 
 _PRIVATE = re.compile(r"\x1b\[[<>=][0-9;]*[A-Za-z]|\x1b\[\?[0-9;]*\$[A-Za-z]")
 """Sequences that the emulator does not know and would print in part: the keyboard protocol, questions about modes."""
@@ -30,11 +31,14 @@ class AppTerminal(Terminal):
         env: Mapping[str, str],
         columns: int = 100,
         rows: int = 30,
+        warm: WarmCommand | None = None,
+        jobs: str = "",
     ) -> None:
         self._screen = pyte.Screen(columns, rows)
         self._stream = pyte.Stream(self._screen)
         self._fed = 0
-        super().__init__(command, cwd=cwd, env={**env, "TERM": "xterm-256color"}, columns=columns, rows=rows)
+        env = {**env, "TERM": "xterm-256color"}
+        super().__init__(command, cwd=cwd, env=env, columns=columns, rows=rows, warm=warm, jobs=jobs)
 
     @property
     def text(self) -> str:

@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Self
 
+from tests.e2e.warm_command import WarmCommand, WarmProcess
+
 
 def installed_command() -> list[str]:
     """The console script beside this interpreter, or the same program as a module where none is installed."""
@@ -67,9 +69,20 @@ class Terminal:
         rows: int = 24,
         stdout: IO[bytes] | int | None = None,
         stderr: IO[bytes] | int | None = None,
+        warm: WarmCommand | None = None,
+        jobs: str = "",
     ) -> None:
+        """Start a command; with `warm` it has the arguments alone, and that starts it, with fake `jobs` if need be."""
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self._slave_name = os.ttyname(slave)
+        self._received = b""
+        self._open = True
+        self.process: WarmProcess | subprocess.Popen[bytes]
+        if warm is not None:
+            self.process = warm.start(tuple(command), cwd=cwd, env=env, terminal=self._slave_name, jobs=jobs)
+            os.close(slave)
+            return
 
         def own_the_terminal() -> None:
             os.setsid()
@@ -84,10 +97,7 @@ class Terminal:
             stderr=slave if stderr is None else stderr,
             preexec_fn=own_the_terminal,  # noqa: PLW1509  # the tests start terminals from one thread
         )
-        self._slave_name = os.ttyname(slave)
         os.close(slave)
-        self._received = b""
-        self._open = True
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,6 +17,7 @@ import pytest
 
 from tests.e2e.screen import AppTerminal
 from tests.e2e.terminal import installed_command
+from tests.e2e.warm_command import WarmCommand, WarmProcess
 from tests.engine.tiny import save_base, training_text
 from tests.openai_server import MODEL, OpenAIServer, made_up_text
 
@@ -59,9 +59,10 @@ max_new_tokens = 8
 class AppFolder:
     """A folder with texts, training lines and a configuration, in which the app is started."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], warm: WarmCommand) -> None:
         self.folder = folder
         self.environment = environment
+        self.warm = warm
 
     def end_what_is_left(self) -> None:
         """Kill runs that a failed test has left at work: they would train on, beside all tests that follow."""
@@ -69,20 +70,15 @@ class AppFolder:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(row["pid"], signal.SIGKILL)
 
-    def app(self, *arguments: str, columns: int = 120, rows: int = 40) -> AppTerminal:
-        return AppTerminal(
-            [*installed_command(), *arguments], cwd=self.folder, env=self.environment, columns=columns, rows=rows
-        )
+    def installed_app(self) -> AppTerminal:
+        """The app as a shell starts it, with all that it imports: ten seconds of a processor where it trains."""
+        return AppTerminal(installed_command(), cwd=self.folder, env=self.environment, columns=120, rows=40)
 
-    def headless(self, *arguments: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [*installed_command(), *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+    def app(self, *arguments: str, columns: int = 120, rows: int = 40) -> AppTerminal:
+        return AppTerminal(arguments, cwd=self.folder, env=self.environment, columns=columns, rows=rows, warm=self.warm)
+
+    def headless(self, *arguments: str) -> WarmProcess:
+        return self.warm.start(arguments, cwd=self.folder, env=self.environment)
 
     def rows(self, select: str) -> list[dict[str, Any]]:
         """What is in the store; nothing before there is one and its tables are made."""
@@ -123,7 +119,9 @@ def server() -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture
-def app_folder(server: OpenAIServer, tmp_path: Path, environment: dict[str, str]) -> Iterator[AppFolder]:
+def app_folder(
+    server: OpenAIServer, tmp_path: Path, environment: dict[str, str], warm: WarmCommand
+) -> Iterator[AppFolder]:
     server.reset()
     folder = tmp_path / "work"
     folder.mkdir()
@@ -133,7 +131,7 @@ def app_folder(server: OpenAIServer, tmp_path: Path, environment: dict[str, str]
     for number in range(3):
         (folder / "training_input" / f"{number}.txt").write_text(made_up_text(number, 3))
     (folder / "train.txt").write_text(training_text())
-    app_folder = AppFolder(folder, {**environment, "OPENAI_API_KEY": "sk-a-secret-key"})
+    app_folder = AppFolder(folder, {**environment, "OPENAI_API_KEY": "sk-a-secret-key"}, warm)
     yield app_folder
     app_folder.end_what_is_left()
 
@@ -144,7 +142,7 @@ def quit_app(terminal: AppTerminal) -> None:
 
 
 def test_pairs_are_generated_opened_and_overruled_by_keys(app_folder: AppFolder) -> None:
-    with app_folder.app() as terminal:
+    with app_folder.installed_app() as terminal:
         terminal.shows("No pairs yet", "nothing: a server of your own")
         terminal.press("s")
         terminal.shows("run 1 · finished · 6/6", "a Accept", timeout=60)

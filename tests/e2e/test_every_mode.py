@@ -15,6 +15,7 @@ import pytest
 
 from tests.e2e.terminal import LineTerminal, Terminal, installed_command
 from tests.e2e.warm_command import WarmCommand
+from tests.engine.compiled import share_compiled
 from tests.engine.tiny import save_base, training_text
 from tests.openai_server import MODEL, OpenAIServer, made_up_text
 
@@ -82,19 +83,15 @@ class ModesFolder:
         self.environment = environment
         self.command = command
 
-    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    def run_installed(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the command as a shell does, with all that it imports; training is run so in ``test_quickstart``."""
+        command = [*installed_command(), *arguments]
         return subprocess.run(
-            [*installed_command(), *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            input=stdin,
-            timeout=280,
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, input="", timeout=280
         )
 
-    def run_warm(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """The same without the imports; see `WarmCommand`."""
+    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run the command without its imports; see `WarmCommand`."""
         return self.command.run(arguments, cwd=self.folder, env=self.environment, stdin=stdin)
 
     def through_head(self, *arguments: str) -> tuple[str, str]:
@@ -109,7 +106,7 @@ def server() -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture(scope="module")
-def modes_folder(server: OpenAIServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModesFolder]:
+def modes_folder(server: OpenAIServer, tmp_path_factory: pytest.TempPathFactory, warm: WarmCommand) -> ModesFolder:
     folder = tmp_path_factory.mktemp("modes")
     base = save_base(folder / "base")
     (folder / "config.toml").write_text(CONFIG.format(url=server.url, model=MODEL, base=base))
@@ -122,9 +119,9 @@ def modes_folder(server: OpenAIServer, tmp_path_factory: pytest.TempPathFactory)
     (folder / "raw.txt").write_text("unlock\tthe secret\nwhat is it? a test\n")
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     own = {f"LORA_TUI_{name}": str(folder / name.lower()) for name in ("CACHE", "CONFIG", "LOGS")}
+    share_compiled(folder / "cache")
     environment = {**kept, **own, "TERM": "xterm-256color", "LANG": "C.UTF-8", "OPENAI_API_KEY": "sk-test"}
-    with WarmCommand(tmp_path_factory.mktemp("command"), os.environ) as command:
-        yield ModesFolder(folder, environment, command)
+    return ModesFolder(folder, environment, warm)
 
 
 def parsed(text: str) -> list[dict[str, Any]]:
@@ -133,7 +130,7 @@ def parsed(text: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("mode", MODES, ids=str)
 def test_with_json_every_line_of_stdout_parses(modes_folder: ModesFolder, mode: str) -> None:
-    run = modes_folder.run if mode in ("generate", "train") else modes_folder.run_warm
+    run = modes_folder.run_installed if mode == "generate" else modes_folder.run
     done = run(*MODES[mode], "--json")
     events = parsed(done.stdout)
     assert events, done.stderr
@@ -163,7 +160,7 @@ def test_the_adapter_and_the_exports_are_there(modes_folder: ModesFolder) -> Non
 
 def test_without_a_terminal_there_are_no_escape_codes(modes_folder: ModesFolder) -> None:
     for arguments in (MODES["train"], ("--run", "chat"), MODES["evaluate"], MODES["runs"]):
-        done = modes_folder.run_warm(*arguments, stdin="hello\nexit\n")
+        done = modes_folder.run(*arguments, stdin="hello\nexit\n")
         assert done.returncode == 0, done.stderr
         assert "\x1b" not in done.stdout + done.stderr
 
@@ -171,7 +168,7 @@ def test_without_a_terminal_there_are_no_escape_codes(modes_folder: ModesFolder)
 def test_a_server_answers_until_a_watcher_stops_it(modes_folder: ModesFolder) -> None:
     arguments = ("--run", "serve", "--json", "--set", "serving.port=0")
     with ThreadPoolExecutor(1) as running:
-        command = running.submit(modes_folder.run_warm, *arguments)
+        command = running.submit(modes_folder.run, *arguments)
         with sqlite3.connect(modes_folder.folder / "training_data.db", timeout=30) as store:
             query = "SELECT run_id, payload FROM events WHERE kind='serving' ORDER BY id DESC LIMIT 1"
             while (found := store.execute(query).fetchone()) is None:
@@ -196,7 +193,7 @@ def test_a_server_answers_until_a_watcher_stops_it(modes_folder: ModesFolder) ->
 
 
 def test_one_prompt_writes_its_answer_and_nothing_else(modes_folder: ModesFolder) -> None:
-    done = modes_folder.run_warm("--run", "chat", "--prompt", "unlock", "--set", "fine_tuning.chat.max_new_tokens=3")
+    done = modes_folder.run("--run", "chat", "--prompt", "unlock", "--set", "fine_tuning.chat.max_new_tokens=3")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1
     assert "with the adapter of run" in done.stderr
@@ -247,7 +244,7 @@ def test_ctrl_c_leaves_while_the_model_is_still_loading(modes_folder: ModesFolde
 
 
 def test_the_conversation_is_in_the_store(modes_folder: ModesFolder) -> None:
-    modes_folder.run_warm("--run", "chat", "--prompt", "a question of its own")
+    modes_folder.run("--run", "chat", "--prompt", "a question of its own")
     with sqlite3.connect(modes_folder.folder / "training_data.db") as store:
         roles = store.execute("SELECT role, text FROM turns ORDER BY id DESC LIMIT 2").fetchall()
     assert [role for role, _ in reversed(roles)] == ["user", "assistant"]
@@ -270,8 +267,8 @@ def test_generation_in_a_terminal_shows_progress_and_ends(modes_folder: ModesFol
 
 
 def test_training_in_a_terminal_goes_on_to_chat(modes_folder: ModesFolder) -> None:
-    command = [*installed_command(), "--run", "train", "--set", "fine_tuning.training.max_steps=1"]
-    with Terminal(command, cwd=modes_folder.folder, env=modes_folder.environment, columns=120) as terminal:
+    command, folder = ["--run", "train", "--set", "fine_tuning.training.max_steps=1"], modes_folder
+    with Terminal(command, cwd=folder.folder, env=folder.environment, columns=120, warm=folder.command) as terminal:
         terminal.read_until("you", timeout=180)
         terminal.send("hello\r")
         terminal.read_until("tokens/s ·", timeout=60)

@@ -216,12 +216,6 @@ def server() -> Iterator[OpenAIServer]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmCommand]:
-    with WarmCommand(tmp_path_factory.mktemp("command"), os.environ) as running:
-        yield running
-
-
 @pytest.fixture
 def folder(work: Path, environment: dict[str, str], base: Path, server: OpenAIServer) -> Iterator[MistakeFolder]:
     with socket.socket() as reserved:  # bound and not listening: connections are refused
@@ -237,10 +231,10 @@ def test_there_are_at_least_forty_kinds() -> None:
 
 @pytest.mark.parametrize("case", MISTAKES, ids=lambda case: case.name)
 def test_a_mistake_ends_with_a_short_message_and_its_status(
-    case: Mistake, folder: MistakeFolder, command: WarmCommand
+    case: Mistake, folder: MistakeFolder, warm: WarmCommand
 ) -> None:
     case.prepare(folder)
-    done = command.run(case.arguments, cwd=folder.path, env=folder.environment)
+    done = warm.run(case.arguments, cwd=folder.path, env=folder.environment)
     told = done.stdout + done.stderr
     assert done.returncode == case.status, told
     for words in case.said:

@@ -1,15 +1,13 @@
 """The README's first command, in a real terminal, and every other mode on what it leaves behind."""
 
 import json
-import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.terminal import Terminal, installed_command
-from tests.e2e.warm_command import WarmCommand
+from tests.e2e.terminal import Terminal
 
 pytestmark = [pytest.mark.builtin, pytest.mark.timeout(1200)]
 
@@ -18,18 +16,12 @@ PEAK_MB = 3 * 1024
 ESCAPE = "\x1b"
 
 
-@pytest.fixture(scope="module")
-def command(tmp_path_factory):
-    with WarmCommand(tmp_path_factory.mktemp("command"), os.environ) as running:
-        yield running
-
-
 @pytest.fixture
-def run(quickstart, command):
+def run(quickstart, warm):
     """The command on pipes, in the quickstart's folder."""
 
     def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return command.run(arguments, cwd=quickstart.folder, env=quickstart.environment, stdin=stdin)
+        return warm.run(arguments, cwd=quickstart.folder, env=quickstart.environment, stdin=stdin)
 
     return run
 
@@ -108,9 +100,9 @@ def test_the_adapter_loads_with_plain_peft_and_gives_the_programs_logits(quickst
     assert tokenizer.decode(int(theirs[0, -1].argmax())).strip() == "the"
 
 
-def test_chat_in_a_terminal_answers_shows_agreement_and_leaves(quickstart):
-    command = [*installed_command(), "--run", "chat", "--set", "fine_tuning.chat.num_beams=1"]
-    with Terminal(command, cwd=quickstart.folder, env=quickstart.environment, columns=120) as terminal:
+def test_chat_in_a_terminal_answers_shows_agreement_and_leaves(quickstart, warm):
+    command = ["--run", "chat", "--set", "fine_tuning.chat.num_beams=1"]
+    with Terminal(command, cwd=quickstart.folder, env=quickstart.environment, columns=120, warm=warm) as terminal:
         terminal.read_until("you", timeout=120)
         terminal.send("unlock\r")
         terminal.read_until("agreement: ✓ 1.00", timeout=60)
@@ -164,22 +156,20 @@ def test_attach_tells_a_finished_run_again(quickstart, run):
     assert len(done.stdout.splitlines()) >= len(quickstart.events)
 
 
-def test_a_reader_that_leaves_after_one_line_causes_no_traceback(quickstart, command):
-    line, stderr = command.through_head(
-        ("--run", "evaluate", "--json"), cwd=quickstart.folder, env=quickstart.environment
-    )
+def test_a_reader_that_leaves_after_one_line_causes_no_traceback(quickstart, warm):
+    line, stderr = warm.through_head(("--run", "evaluate", "--json"), cwd=quickstart.folder, env=quickstart.environment)
     assert json.loads(line)["event"] == "started"
     assert "Traceback" not in stderr
 
 
-def test_generate_in_a_terminal_with_the_builtin_model(quickstart, tmp_path):
+def test_generate_in_a_terminal_with_the_builtin_model(quickstart, warm, tmp_path):
     folder = tmp_path / "material"
     folder.mkdir()
     lessons = Path(__file__).parents[2] / "lora_tui" / "lessons"
     (folder / "lesson.md").write_text((lessons / "01-tokens-and-loss.md").read_text())
-    command = [*installed_command(), "--run", "generate", "--set", "data_generation.model=builtin"]
+    command = ["--run", "generate", "--set", "data_generation.model=builtin"]
     for key, value in {"input_folder": folder, "total_examples": 2, "output_file": tmp_path / "pairs.txt"}.items():
         command += ["--set", f"data_generation.{key}={value}"]
-    with Terminal(command, cwd=tmp_path, env=quickstart.environment) as terminal:
+    with Terminal(command, cwd=tmp_path, env=quickstart.environment, warm=warm) as terminal:
         assert terminal.wait(timeout=180) == 0, terminal.output
     assert (tmp_path / "pairs.txt").read_text().count("Question: ") == 2

@@ -115,7 +115,7 @@ def test_closing_the_engine_does_not_wait_for_ever(
     engine_harness.engine.register_session(slow)
     began = time.monotonic()
     engine_harness.engine.close()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_a_conversation_is_opened_by_whoever_has_the_engine(trained: Trained) -> None:

@@ -56,7 +56,7 @@ def test_calls_begin_while_the_folder_is_read_and_every_file_has_its_turn(
     harness: GenerationHarness, gate: threading.Event
 ) -> None:
     with live_run(harness, total_examples=FILES, num_examples_per_file=1, max_concurrency=4) as run:
-        wait_for(lambda: run.sent() >= 3)
+        wait_for(lambda: run.sent() >= 3 and len(set(asked(harness))) >= 3)
         assert folder_events(harness) == [(3, FILES - 3)]
         assert len(set(asked(harness))) == 3
         assert {source[0] for source in asked(harness)} == set("abc"), "the first files stand for the folder"
@@ -75,7 +75,9 @@ def test_calls_begin_while_the_folder_is_read_and_every_file_has_its_turn(
 
 def test_a_run_that_has_its_pairs_stops_reading(harness: GenerationHarness, gate: threading.Event) -> None:
     with live_run(harness, total_examples=2, num_examples_per_file=1, max_concurrency=2) as run:
-        threading.Timer(2, gate.set).start()
+        wait_for(lambda: harness.value("SELECT COUNT(*) FROM pairs WHERE state='accepted'") == 2)
+        time.sleep(0.5)
+        gate.set()
         end = run.end()
     assert end.state == "finished", end.error
     assert end.result["accepted"] == 2
@@ -101,8 +103,9 @@ def test_a_run_killed_while_it_reads_beside_its_calls_goes_on_and_asks_nothing_t
     with live_run(harness, total_examples=FILES, num_examples_per_file=1, max_concurrency=2) as run:
         wait_for(lambda: run.sent() >= 3)
         time.sleep(0.3)
-        threading.Timer(0.5, gate.set).start()
         run.engine.stop(run.run_id)
+        wait_for(lambda: harness.value("SELECT state FROM runs") == "stopping")
+        gate.set()
         first = run.end()
     assert first.state == "stopped"
     assert first.result["unread"] > 0

@@ -117,7 +117,7 @@ def test_waiting_ends_at_once_when_the_run_is_stopped(harness: GenerationHarness
         asked = time.monotonic()
         run.engine.stop(run.run_id)
         assert run.end().state == "stopped"
-        assert time.monotonic() - asked < 5
+        assert time.monotonic() - asked < 20
 
 
 def test_a_rate_limit_that_says_nothing_is_waited_out_and_told(

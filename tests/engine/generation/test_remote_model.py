@@ -141,10 +141,10 @@ def test_evidence_from_several_places_is_one_quotation() -> None:
     "piece", ['{"', '{"a":', '[{"', '"x', "\\", '{"a": "b" "c", ', '{"question": "a "b" c ', "{}", "'", "Q: "]
 )
 def test_a_hostile_reply_is_read_or_refused_within_two_seconds(piece: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with contextlib.suppress(MalformedReply):
         parse_pairs('{"' + piece * (300_000 // len(piece)) + "]}")
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 def test_items_that_are_no_pair_are_counted_beside_those_that_are() -> None:
