@@ -41,7 +41,7 @@ from lora_tui.engine.generation.questions.signs import of_words, signs_of
 from lora_tui.engine.generation.round_trip import RoundTrip
 from lora_tui.engine.generation.texts.rule_texts import RuleTexts
 from lora_tui.engine.inference.decode import answers
-from lora_tui.engine.inference.ranking import ReadText, read_text, score_continuations
+from lora_tui.engine.inference.ranking import ReadText, read_text, read_texts, score_continuations
 from lora_tui.engine.models.base_model import BaseModel, load_base
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.engine.runtime.context import RunContext, progress_events
@@ -241,23 +241,32 @@ class BuiltinModel:
         read = self._read_passage(passage)
         model, tokenizer = self._base.model, self._base.tokenizer
         new = list(dict.fromkeys(fact.pair.answer for fact in facts if fact.pair.answer not in read.unasked))
-        unasked = score_continuations(model, tokenizer, read.answer, [f" {answer}" for answer in new])
+        texts = [f": {fact.pair.question}\nAnswer:" for fact in facts]
+        asked = read_texts(model, tokenizer, texts, after=read.question) if texts else []
+        others = [[] if fact.pair.rule else rivals(fact.pair.answer, passage) for fact in facts]
+        if self._ctx.stop.is_set():
+            return
+        unasked, *scores = score_continuations(
+            model,
+            tokenizer,
+            [
+                (read.answer, [f" {answer}" for answer in new]),
+                *(
+                    (text, [f" {one}" for one in (fact.pair.answer, *own)])
+                    for fact, text, own in zip(facts, asked, others, strict=True)
+                ),
+            ],
+        )
         read.unasked |= {answer: score.total for answer, score in zip(new, unasked, strict=True)}
-        for fact in facts:
-            if self._ctx.stop.is_set():
-                return
-            question, answer = fact.pair.question, fact.pair.answer
-            asked = read_text(model, tokenizer, f": {question}\nAnswer:", after=read.question)
-            others = [] if fact.pair.rule else rivals(answer, passage)
-            score, *scored = score_continuations(model, tokenizer, asked, [f" {one}" for one in (answer, *others)])
-            self._scores[passage, question, answer] = RoundTrip(
+        for fact, text, (score, *rival_scores) in zip(facts, asked, scores, strict=True):
+            self._scores[passage, fact.pair.question, fact.pair.answer] = RoundTrip(
                 score.total,
-                read.unasked[answer],
+                read.unasked[fact.pair.answer],
                 score.first,
                 score.tokens,
-                asked.mean,
+                text.mean,
                 fact.signs,
-                max((one.total for one in scored), default=None),
+                max((one.total for one in rival_scores), default=None),
             )
 
     def _read_passage(self, passage: str) -> _ReadPassage:
@@ -265,9 +274,8 @@ class BuiltinModel:
             self._read.move_to_end(passage)
         else:
             text = read_text(self._base.model, self._base.tokenizer, f"{passage.strip()}\n\n", measured=False)
-            question, answer = (
-                read_text(self._base.model, self._base.tokenizer, begun, after=text, measured=False)
-                for begun in ("Question", "Answer:")
+            question, answer = read_texts(
+                self._base.model, self._base.tokenizer, ("Question", "Answer:"), after=text, measured=False
             )
             self._read[passage] = _ReadPassage(question, answer)
             if len(self._read) > _PASSAGES_READ:

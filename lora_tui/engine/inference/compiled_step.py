@@ -183,6 +183,20 @@ class CompiledSteps:
         """Scores of the next token ``(rows, vocabulary)``, float32, for hidden states ``(rows, hidden)``."""
         return _scores(self._library, self._model, hidden, self._model.head.outputs)
 
+    def log_probabilities(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Log-probability in nats of each row's target ``(rows,)`` after hidden states ``(rows, hidden)``, float32.
+
+        The scores of all other tokens are not kept. Raises `MemoryError`.
+        """
+        x, wanted = hidden.float().contiguous(), targets.contiguous()
+        found = torch.empty(len(x))
+        addresses = (_Address(one.data_ptr()) for one in (x, wanted, found))
+        if self._library.decode_likelihoods(
+            ctypes.byref(self._model), _Count(len(x)), *addresses, torch.get_num_threads()
+        ):
+            raise MemoryError("decoding")
+        return found
+
     def _low_ranks(self, names: tuple[str, ...]) -> Any:
         """The table of adapters, as they were when it was made."""
         if names not in self._adapters:

@@ -30,6 +30,9 @@ from lora_tui.engine.models.loaded_checks import is_plain_layer
 
 _log = logging.getLogger(__name__)
 
+_SCORED_ROWS = 128
+"""Rows whose scores of all tokens are there at once, some 50 MB for Llama's vocabulary."""
+
 _ROTARY_KINDS = ("default", "linear", "llama3", "yarn")
 """Rotary positions that do not depend on how long the text is."""
 
@@ -163,6 +166,19 @@ class FastModel:
         if self._steps is not None and len(hidden) <= self._steps.most_rows and not self._head.is_adapted(adapters):
             return self._steps.scores(hidden)
         return self._head(hidden, adapters).float()
+
+    def log_probabilities(self, hidden: Tensor, targets: Tensor, adapter: str | None) -> Tensor:
+        """Log-probability in nats of each row's target ``(rows,)`` after hidden states ``(rows, hidden)``, float32."""
+        adapters = RowAdapters(everywhere=adapter)
+        if self._steps is not None and len(hidden) <= self._steps.most_rows and not self._head.is_adapted(adapters):
+            return self._steps.log_probabilities(hidden, targets)
+        found = [
+            self._head(own, adapters).float().log_softmax(-1).gather(-1, own_targets[:, None])[:, 0]
+            for own, own_targets in zip(
+                torch.split(hidden, _SCORED_ROWS), torch.split(targets, _SCORED_ROWS), strict=True
+            )
+        ]
+        return torch.cat(found)
 
     def _compiled(self) -> CompiledSteps | None:
         """Steps in compiled code, with the adapters as they are now; None where torch computes them."""

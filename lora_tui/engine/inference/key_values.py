@@ -37,12 +37,12 @@ class KeyValueCache:
         rounded = math.ceil(tokens / _BLOCK) * _BLOCK
         return 2 * self._layers * places * self._key_heads * rounded * self._width * self._like.element_size()
 
-    def reserve(self, places: int, tokens: int) -> None:
-        """Make room for so many places and tokens; what is there is kept."""
+    def reserve(self, places: int, tokens: int, block: int = _BLOCK) -> None:
+        """Make room for so many places and tokens, a multiple of `block`; what is there is kept."""
         if places <= self.places and tokens <= self.capacity:
             return
         if tokens > self.capacity:
-            tokens = math.ceil(max(tokens, self.capacity * 1.25) / _BLOCK) * _BLOCK
+            tokens = math.ceil(max(tokens, self.capacity * 1.25) / block) * block
         if places > self.places:
             places = max(places, self.places * 3 // 2)
         places, capacity = max(places, self.places), max(tokens, self.capacity)
@@ -59,6 +59,12 @@ class KeyValueCache:
                 new[: self.places, :, : self.capacity] = old[layer]
             grown.append(new)
         return grown
+
+    def copy_from(self, other: "KeyValueCache", source: int, target: int, tokens: int) -> None:
+        """Copy a sequence of so many tokens from a place of another cache, of the same model."""
+        for own, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            for tensor, from_tensor in zip(own, theirs, strict=True):
+                tensor[target, :, :tokens] = from_tensor[source, :, :tokens]
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copy a sequence of so many tokens to another place."""
@@ -113,17 +119,29 @@ class CachedAttention(ABC):
 
 
 class PromptAttention(CachedAttention):
-    """Several tokens each of one or more sequences, each token seeing what is before it in its own."""
+    """Several tokens each of one or more sequences, each token seeing what is before it in its own.
 
-    def __init__(self, cache: KeyValueCache, spans: Sequence[Span], scaling: float) -> None:
+    All sequences begin with the `prefix_tokens` at the first place of `prefix`, if there is one, which the spans do not
+    count.
+    """
+
+    def __init__(
+        self,
+        cache: KeyValueCache,
+        spans: Sequence[Span],
+        scaling: float,
+        prefix: KeyValueCache | None = None,
+        prefix_tokens: int = 0,
+    ) -> None:
         self._cache, self._spans, self._scaling = cache, spans, scaling
+        self._prefix, self._prefix_tokens = prefix, prefix_tokens
         self._masks: list[Tensor | None] | None = None
 
     def rows(self) -> CachedRows:
         """See `CachedAttention`."""
         places = [span.place for span in self._spans for _ in range(span.start, span.end)]
         lengths = [span.before + row for span in self._spans for row in range(span.end - span.start)]
-        return CachedRows(self._cache, places, lengths)
+        return CachedRows(self._cache, places, lengths, self._prefix, self._prefix_tokens)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `Attention`."""
@@ -131,17 +149,22 @@ class PromptAttention(CachedAttention):
         key_heads, width = key.shape[1:]
         output = query.new_empty(query.shape)
         if self._masks is None:
-            self._masks = [_causal_mask(span, keys) for span in self._spans]
+            self._masks = [_causal_mask(span, self._prefix_tokens, keys) for span in self._spans]
         for span, mask in zip(self._spans, self._masks, strict=True):
             rows, tokens = span.end - span.start, span.before + span.end - span.start
             keys[span.place, :, span.before : tokens] = key[span.start : span.end].transpose(0, 1)
             values[span.place, :, span.before : tokens] = value[span.start : span.end].transpose(0, 1)
+            own_keys, own_values = keys[span.place, :, :tokens], values[span.place, :, :tokens]
+            if self._prefix is not None:
+                before = slice(0, self._prefix_tokens)
+                own_keys = torch.cat([self._prefix.keys[layer][0, :, before], own_keys], dim=1)
+                own_values = torch.cat([self._prefix.values[layer][0, :, before], own_values], dim=1)
             grouped = query[span.start : span.end].reshape(rows, key_heads, -1, width).permute(1, 2, 0, 3)
             group = grouped.shape[1]
             y = functional.scaled_dot_product_attention(
                 grouped,
-                keys[span.place, :, None, :tokens].expand(-1, group, -1, -1),
-                values[span.place, :, None, :tokens].expand(-1, group, -1, -1),
+                own_keys[:, None].expand(-1, group, -1, -1),
+                own_values[:, None].expand(-1, group, -1, -1),
                 attn_mask=mask,
                 is_causal=mask is None and rows > 1,
                 scale=self._scaling,
@@ -150,12 +173,12 @@ class PromptAttention(CachedAttention):
         return output.flatten(1)
 
 
-def _causal_mask(span: Span, like: Tensor) -> Tensor | None:
+def _causal_mask(span: Span, prefix_tokens: int, like: Tensor) -> Tensor | None:
     """What each token of a span may see, ``(rows, before + rows)``; None where causality alone decides."""
-    rows = span.end - span.start
-    if span.before == 0 or rows == 1:
+    rows, before = span.end - span.start, prefix_tokens + span.before
+    if before == 0 or rows == 1:
         return None
-    return torch.ones(rows, span.before + rows, dtype=torch.bool, device=like.device).tril_(span.before)
+    return torch.ones(rows, before + rows, dtype=torch.bool, device=like.device).tril_(before)
 
 
 class SharedPrefixAttention(CachedAttention):
@@ -204,56 +227,13 @@ class SharedPrefixAttention(CachedAttention):
         return torch.lerp(second.float(), first.float(), share).to(query.dtype).reshape(rows, -1)
 
 
-class ContinuedTextAttention:
-    """Rows of `width` tokens that continue the same text, or begin one; each token sees what is before it in its row.
-
-    `layers` are the text's keys and values, ``(1, key heads, tokens, width)``, which stay as they are; None for a
-    beginning. `own` are those of the rows afterwards, ``(rows, key heads, width, width of a head)``.
-    """
-
-    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]] | None, rows: int, width: int, scaling: float) -> None:
-        self._layers, self._rows, self._width, self._scaling = layers, rows, width, scaling
-        self.own: list[tuple[Tensor, Tensor]] = []
-
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """See `Attention`."""
-        rows, width, (key_heads, head) = self._rows, self._width, key.shape[1:]
-        keys, values = (part.reshape(rows, width, key_heads, head).transpose(1, 2) for part in (key, value))
-        self.own.append((keys, values))
-        grouped = query.reshape(rows, width, key_heads, -1, head).permute(
-            0, 2, 3, 1, 4
-        )  # rows, key heads, group, width
-        group = grouped.shape[2]
-        own, own_sum = _attention_with_sum(
-            grouped.flatten(0, 1),
-            keys.flatten(0, 1)[:, None].expand(-1, group, -1, -1),
-            values.flatten(0, 1)[:, None].expand(-1, group, -1, -1),
-            self._scaling,
-            causal=True,
-        )
-        y = own.view(rows, key_heads, group, width, head)
-        if self._layers is not None:
-            together = grouped.transpose(0, 1).reshape(1, key_heads, -1, head)
-            text, text_sum = _attention_with_sum(together, *self._layers[layer], self._scaling)
-            text = text.view(key_heads, rows, group, width, head).transpose(0, 1)
-            text_sum = text_sum.reshape(key_heads, rows, group, width).transpose(0, 1)
-            share = torch.sigmoid(text_sum - own_sum.view(rows, key_heads, group, width)).unsqueeze(-1)
-            y = torch.lerp(y.float(), text.float(), share).to(query.dtype)
-        return y.permute(0, 3, 1, 2, 4).reshape(rows * width, -1)
-
-
-def _attention_with_sum(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, *, causal: bool = False
-) -> tuple[Tensor, Tensor]:
+def _attention_with_sum(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
     """Attention ``(rows, heads, queries, width)``, and the logarithm of each softmax's sum, float32, without width."""
     if query.device.type == "cpu":
         attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        y, sums = attention(query, key, value, 0.0, causal, scale=scaling)
+        y, sums = attention(query, key, value, 0.0, False, scale=scaling)
         return y, sums
     scores = (query.float() @ key.float().transpose(-1, -2)) * scaling
-    if causal:
-        future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=query.device).triu_(1)
-        scores = scores.masked_fill(future, -math.inf)
     return (scores.softmax(-1) @ value.float()).to(query.dtype), scores.logsumexp(-1)
 
 

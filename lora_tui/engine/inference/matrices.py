@@ -1,9 +1,9 @@
 """Products with a model's weights, for a few tokens at a time: packed once, adapters beside them.
 
 Decoding reads every weight for every token, so its speed is that at which they come out of memory. Layers that share
-their input are one product. On a CPU with bfloat16 they are packed in oneDNN's own order: as they lie, a product with
-2 to 32 rows takes 1.4 to 2 times as long (SmolLM2's shapes, two cores). float32 keeps its weights where they are, one
-below the other, and packs only what is wide, once several rows are computed.
+their input are one product. On a CPU with bfloat16 torch's products want them in oneDNN's own order: as they lie, a
+product with 2 to 32 rows takes 1.4 to 2 times as long (SmolLM2's shapes, two cores). float32 keeps its weights where
+they are, one below the other, and packs only what is wide, once several rows are computed.
 
 LoRA stands beside the product, in float32 on the CPU: one model serves the base and any number of adapters at once.
 """
@@ -97,10 +97,8 @@ class JoinedLinear:
         first = self.weights[0]
         self._on_cpu = first.device.type == "cpu"
         self._half = first.dtype == torch.bfloat16
-        if self._on_cpu and self._half:
-            self._pack()
         self._weight = first if len(self.weights) == 1 else None
-        if self._packed is None and self._weight is None and self._on_cpu:
+        if self._weight is None and self._on_cpu:
             self._weight = self._join()
 
     def __call__(self, x: Tensor, adapters: RowAdapters = BASE) -> Tensor:
@@ -150,8 +148,8 @@ class JoinedLinear:
         if rows == 1 and self._int8 is not None:
             y: Tensor = torch._weight_int8pack_mm(x, *self._int8)
             return y if self._bias is None else y.add_(self._bias)
-        if self._packed is None and rows > 1 and self._on_cpu and self._may_pack and self._is_wide():
-            self._pack()
+        if self._may_pack and self._on_cpu and (self._half or (rows > 1 and self._is_wide())):
+            self._pack()  # only now: compiled code reads the weights where they are
         if self._packed is not None and (self._half or rows > 1):
             y = torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")
         elif self._weight is None:

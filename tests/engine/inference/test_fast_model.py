@@ -422,6 +422,10 @@ def test_packed_copies_leave_half_of_the_free_memory_all_together(words: Any, mo
     monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", counted)
     monkeypatch.setattr("lora_tui.engine.inference.matrices.free_memory", lambda: 60_000 - sum(packed))
     model = make("llama", words, torch.bfloat16)
-    fast_of(model)
+    fast = fast_of(model)
+    assert not packed, "compiled code reads the weights where they are"
+    fast._steps = None
+    ids = words(PROMPTS[0])["input_ids"]
+    all_scores(fast, ids, RowAdapters(), [len(ids)])
     assert 0 < sum(packed) <= 30_000
     assert len(ours(model, words, PROMPTS, Decoding(max_new_tokens=3))) == len(PROMPTS)

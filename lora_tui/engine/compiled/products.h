@@ -1,0 +1,207 @@
+#pragma once
+
+/* Products of the rows of a step with a model's weights, which are read where they are. */
+
+#include "decoding.h"
+#include "tiles.h"
+
+#ifdef __AVX512F__ /* 32 registers of 16 numbers; elsewhere 16 of 8, or fewer */
+#define TILE_ROWS 8
+#define TILED(rows) ((rows) > 4 ? 2 : 4)
+#define MOST_ROWS 16
+#else
+#define TILE_ROWS 4
+#define TILED(rows) ((rows) > 2 ? 1 : 2)
+#define MOST_ROWS 5
+#endif
+#define TILE_OUTPUTS 4
+#define AHEAD 16384 /* bytes ahead of which weights are asked for: 10.5 ms a token, 15.9 without (SmolLM2-135M) */
+
+INLINE size_t size_of(int kind) { return kind == FLOAT32 ? 4 : kind == BFLOAT16 ? 2 : 1; }
+INLINE int ways(int kind) { return kind == INT8 ? 4 : 2; }
+
+/* 32 or 64 weights as 2 or 4 vectors. Those of fewer bits are not in order: every second or fourth weight makes a
+   vector, which costs a shift; `split` lays what they are multiplied with out likewise. */
+INLINE void load_weights(const char *from, int kind, Vector *found) {
+    if (kind == FLOAT32) {
+        found[0] = load((const float *)from), found[1] = load((const float *)from + LANES);
+        return;
+    }
+    const Bits bits = *(const StoredBits *)from;
+    if (kind == BFLOAT16) {
+        found[0] = (Vector)(bits << 16), found[1] = (Vector)(bits & 0xffff0000u);
+        return;
+    }
+    UNROLL for (int way = 0; way < 4; way++)
+        found[way] = __builtin_convertvector((Whole)(bits << (24 - 8 * way)) >> 24, Vector);
+}
+
+static const float *split(const float *x, size_t values, float *room, int kind) {
+    if (kind == FLOAT32) return x;
+    if (kind == BFLOAT16)
+        for (size_t i = 0; i < values; i += 2 * LANES) {
+            Vector even, odd;
+            split_two(x + i, &even, &odd);
+            store(room + i, even), store(room + i + LANES, odd);
+        }
+    else
+        for (size_t i = 0; i < values; i += 4 * LANES) {
+            float halves[4 * LANES];
+            Vector found[4];
+            for (int half = 0; half < 2; half++) {
+                split_two(x + i + 2 * half * LANES, &found[0], &found[1]);
+                store(halves + half * LANES, found[0]), store(halves + (2 + half) * LANES, found[1]);
+            }
+            split_two(halves, &found[0], &found[2]);
+            split_two(halves + 2 * LANES, &found[1], &found[3]);
+            for (int way = 0; way < 4; way++) store(room + i + way * LANES, found[way]);
+        }
+    return room;
+}
+
+/* A few outputs of a few rows at a time, so that what is loaded is used several times. `x` is split. */
+INLINE void tile(const char *weight, size_t inputs, const float *x, int outputs, int rows, int kind, float *y,
+                 size_t stride) {
+    const size_t size = size_of(kind), line = inputs * size;
+    Vector sums[TILE_OUTPUTS][TILE_ROWS];
+    for (int o = 0; o < outputs; o++)
+        for (int r = 0; r < rows; r++) sums[o][r] = (Vector){0};
+    for (size_t i = 0; i < inputs; i += ways(kind) * LANES) {
+        Vector w[TILE_OUTPUTS][4];
+        UNROLL for (int o = 0; o < outputs; o++) {
+            const char *from = weight + o * line + i * size;
+            __builtin_prefetch(from + AHEAD, 0, 2);
+            if (kind == FLOAT32) __builtin_prefetch(from + AHEAD + 64, 0, 2);
+            load_weights(from, kind, w[o]);
+        }
+        UNROLL for (int r = 0; r < rows; r++)
+            UNROLL for (int way = 0; way < ways(kind); way++) {
+                const Vector value = load(x + r * inputs + i + way * LANES);
+                UNROLL for (int o = 0; o < outputs; o++) sums[o][r] += w[o][way] * value;
+            }
+    }
+    UNROLL for (int r = 0; r < rows; r++) {
+        float found[TILE_OUTPUTS];
+        const int last = outputs - 1;
+        sums_of_four(sums[0][r], sums[last < 1 ? last : 1][r], sums[last < 2 ? last : 2][r], sums[last][r], found);
+        for (int o = 0; o < outputs; o++) y[r * stride + o] = found[o == last ? 3 : o];
+    }
+}
+
+INLINE void tiles(const char *weight, size_t inputs, size_t first, size_t end, const float *x, int rows, int kind,
+                  float *y, size_t stride) {
+    const size_t line = inputs * size_of(kind);
+    size_t o = first;
+    for (; o + TILED(rows) <= end; o += TILED(rows))
+        tile(weight + o * line, inputs, x, TILED(rows), rows, kind, y + o, stride);
+    for (; o < end; o++)
+        for (int r = 0; r < rows; r++)
+            tile(weight + o * line, inputs, x + r * inputs, 1, 1, kind, y + r * stride + o, stride);
+}
+
+#define MATRIX(name, kind)                                                                                             \
+    static void name(const char *weight, size_t inputs, size_t first, size_t end, const float *x, int64_t rows,        \
+                     float *y, size_t stride) {                                                                        \
+        for (; rows > 0; rows -= TILE_ROWS, x += TILE_ROWS * inputs, y += TILE_ROWS * stride)                          \
+            switch (rows < TILE_ROWS ? rows : TILE_ROWS) {                                                             \
+            case 1: tiles(weight, inputs, first, end, x, 1, kind, y, stride); break;                                   \
+            case 2: tiles(weight, inputs, first, end, x, 2, kind, y, stride); break;                                   \
+            case 3: tiles(weight, inputs, first, end, x, 3, kind, y, stride); break;                                   \
+            case 4: tiles(weight, inputs, first, end, x, 4, kind, y, stride); break;                                   \
+            case 5: tiles(weight, inputs, first, end, x, 5, kind, y, stride); break;                                   \
+            case 6: tiles(weight, inputs, first, end, x, 6, kind, y, stride); break;                                   \
+            case 7: tiles(weight, inputs, first, end, x, 7, kind, y, stride); break;                                   \
+            default: tiles(weight, inputs, first, end, x, 8, kind, y, stride);                                         \
+            }                                                                                                          \
+    }
+MATRIX(matrix_float32, FLOAT32)
+MATRIX(matrix_bfloat16, BFLOAT16)
+MATRIX(matrix_int8, INT8)
+
+/* Whether matrix instructions compute a product. It does not depend on the rows: a row always gives the same. */
+static int is_tiled(const Product *product, int kind) {
+    if (kind != BFLOAT16 || product->kind != BFLOAT16 || product->inputs % (2 * TILE) || !have_tiles()) return 0;
+    for (int64_t p = 0; p < product->parts; p++)
+        if (product->part[p].outputs % TILE) return 0;
+    return 1;
+}
+
+static const float *lay_out(const float *x, int64_t first, int64_t end, const Product *product, float *room, int kind) {
+    const size_t inputs = product->inputs;
+    if (!is_tiled(product, kind)) {
+        if (product->kind == FLOAT32) return x;
+        split(x + first * inputs, (end - first) * inputs, room + first * inputs, (int)product->kind);
+        return room;
+    }
+    for (int64_t r = first; r < end; r += TILE)
+        pack_rows(x + r * inputs, end - r < TILE ? end - r : TILE, inputs, room + r * inputs / 2);
+    return room;
+}
+
+/* Outputs `first` to `end` of one layer for rows that are laid out, to y (rows, stride), scaled, biased and rounded. */
+INLINE void outputs_of(const Part *part, int weights, int tiled, size_t inputs, size_t first, size_t end, const float *x,
+                       int64_t rows, float *y, size_t stride, int kind) {
+    if (tiled) tiled_outputs(part->weight, inputs, first, end, x, rows, y, stride);
+    else if (weights == FLOAT32) matrix_float32(part->weight, inputs, first, end, x, rows, y, stride);
+    else if (weights == BFLOAT16) matrix_bfloat16(part->weight, inputs, first, end, x, rows, y, stride);
+    else matrix_int8(part->weight, inputs, first, end, x, rows, y, stride);
+    if (kind == FLOAT32 && weights != INT8 && !part->bias) return;
+    for (int64_t r = 0; r < rows; r++) {
+        float *own = y + r * stride;
+        size_t o = first;
+        for (; o + LANES <= end; o += LANES) {
+            Vector value = load(own + o);
+            if (weights == INT8) value *= load(part->scales + o);
+            if (part->bias) value += load_kind(part->bias, o, kind);
+            store(own + o, rounded(value, kind));
+        }
+        for (; o < end; o++) {
+            const float scaled = weights == INT8 ? own[o] * part->scales[o] : own[o];
+            own[o] = rounded_one(part->bias ? scaled + load_one(part->bias, o, kind) : scaled, kind);
+        }
+    }
+}
+
+/* Add what a row's adapter gives for outputs `first` to `end` of a product. */
+static void add_low_rank(const LowRank *own, const float *x, size_t inputs, size_t outputs, size_t first, size_t end,
+                         float *y, float *low, int kind) {
+    const size_t ranks = own->ranks;
+    memset(low, 0, ranks * sizeof *low);
+    for (size_t i = 0; i < inputs; i++) {
+        const float value = x[i], *down = own->down + i * ranks;
+        for (size_t k = 0; k < ranks; k++) low[k] += value * down[k];
+    }
+    for (size_t from = first; from < end; from += 256) {
+        const size_t count = end - from < 256 ? end - from : 256;
+        float added[256] = {0};
+        for (size_t k = 0; k < ranks; k++) {
+            const float value = low[k], *up = own->up + k * outputs + from;
+            for (size_t o = 0; o < count; o++) added[o] += value * up[o];
+        }
+        for (size_t o = 0; o < count; o++) y[from + o] = rounded_one(y[from + o] + added[o], kind);
+    }
+}
+
+/* Outputs `first` to `end` of a product of all rows, to y (rows, outputs); `number` is its place in its layer. */
+static void multiply(const Call *call, const Product *product, size_t layer, int number, Rows x, size_t first,
+                     size_t end, float *y, Own *own, int kind) {
+    const Step *step = call->step;
+    const int tiled = is_tiled(product, kind);
+    size_t before = 0;
+    for (int64_t p = 0; p < product->parts; p++) {
+        const size_t size = product->part[p].outputs, after = before + size;
+        const size_t from = first > before ? first - before : 0;
+        const size_t to = end > after ? size : end > before ? end - before : 0;
+        if (from < to)
+            outputs_of(&product->part[p], (int)product->kind, tiled, product->inputs, from, to, x.laid, step->rows,
+                       y + before, product->outputs, kind);
+        before = after;
+    }
+    for (int64_t r = 0; step->adapters && r < step->rows; r++) {
+        if (step->row_adapter[r] < 0) continue;
+        const LowRank *found = &step->adapters[(step->row_adapter[r] * call->model->layers + layer) * 4 + number];
+        if (found->ranks > 0)
+            add_low_rank(found, x.plain + r * product->inputs, product->inputs, product->outputs, first, end,
+                         y + r * product->outputs, own->low, kind);
+    }
+}
