@@ -18,6 +18,7 @@ from lora_tui.engine.inference.batch_decoder import BatchDecoder
 from lora_tui.engine.inference.beams import BeamSearch, beams_are_known, configured_beams
 from lora_tui.engine.inference.fast_model import FastModel, fast_form
 from lora_tui.engine.inference.padding import padded
+from lora_tui.engine.inference.ranking import token_log_probabilities
 from lora_tui.engine.inference.readers import FastReader, PromptReader, TransformersReader
 from lora_tui.engine.inference.sequences import SequenceRequest
 from lora_tui.engine.inference.token_choice import choose, penalised, random_generator, stop_token_ids
@@ -153,6 +154,9 @@ def mean_log_probabilities(
     rows = [_scored_ids(tokenizer, prompt, continuation, end=end) for prompt, continuation in texts]
     if (limit := position_limit(model)) is not None:
         rows = [(ids[-limit:], max(1, start - max(0, len(ids) - limit))) for ids, start in rows]
+    if (form := fast_form(model, [ids for ids, _ in rows], 0)) is not None:
+        found = token_log_probabilities(form, rows)
+        return [sum(own) / len(own) if own else 0.0 for own in found]
     input_ids, mask = padded(tokenizer, [ids for ids, _ in rows], "right", model.device)
     offset = min(start for _, start in rows) - 1  # the first position whose logits are looked at
     keep = input_ids.shape[1] - offset

@@ -22,6 +22,9 @@ _ROWS = 64
 _BLOCK = 16
 """Tokens by which such a copy grows: most are short."""
 
+_TOKENS = 1024
+"""Tokens of whole texts that are read in one pass."""
+
 _PADDED_ROWS = 16
 """Continuations that transformers' forward reads in one pass; it gives the scores of all tokens."""
 
@@ -140,6 +143,21 @@ def score_continuations(
     return [[next(scores).score() for _ in continuations] for _, continuations in asked]
 
 
+def token_log_probabilities(form: FastForm, rows: Sequence[tuple[list[int], int]]) -> list[list[float]]:
+    """For each text of tokens and a place in it, at least 1: log-probabilities of the tokens from there on, in nats."""
+    found, start = list[list[float]](), 0
+    while start < len(rows):
+        end, tokens = start, 0
+        while end < len(rows) and (end == start or tokens + len(rows[end][0]) <= _TOKENS):
+            tokens += len(rows[end][0])
+            end += 1
+        texts, starts = [ids for ids, _ in rows[start:end]], [place for _, place in rows[start:end]]
+        _, spans, hidden = _read_on(form, [None] * len(texts), texts)
+        found += _following_tokens(form, hidden, spans, texts, starts)
+        start = end
+    return found
+
+
 @dataclass(slots=True)
 class _Continuation:
     """Tokens that follow a text; `later` is the log-probability of all after the first, in nats."""
@@ -207,7 +225,7 @@ def _read_fast(form: FastForm, rows: Sequence[list[int]], after: ReadText | None
     following = fast.logits(lasts, RowAdapters(everywhere=adapter)).log_softmax(-1)
     parts = [list[float]() for _ in rows]
     if measured:
-        parts = _following_tokens(fast, adapter, hidden, spans, [ids[1:] for ids in rows])
+        parts = _following_tokens(form, hidden, spans, rows, [1] * len(rows))
         if after is not None:
             parts = [[float(after.following[ids[0]]), *own] for ids, own in zip(rows, parts, strict=True)]
     return [
@@ -223,13 +241,19 @@ def _read_fast(form: FastForm, rows: Sequence[list[int]], after: ReadText | None
 
 
 def _following_tokens(
-    fast: FastModel, adapter: str | None, hidden: Tensor, spans: Sequence[Span], targets: Sequence[list[int]]
+    form: FastForm, hidden: Tensor, spans: Sequence[Span], rows: Sequence[list[int]], starts: Sequence[int]
 ) -> list[list[float]]:
-    """Log-probabilities of targets of each span, the first after its first token."""
+    """Log-probabilities of the tokens of each row from a place on, at least 1; a span may lack its row's last token."""
+    fast, adapter = form
+    targets = [ids[start:] for ids, start in zip(rows, starts, strict=True)]
     wanted = [target for own in targets for target in own]
     if not wanted:
         return [[] for _ in spans]
-    places = [span.start + place for span, own in zip(spans, targets, strict=True) for place in range(len(own))]
+    places = [
+        span.start + start - 1 + place
+        for span, own, start in zip(spans, targets, starts, strict=True)
+        for place in range(len(own))
+    ]
     at = torch.tensor(places, device=fast.device)
     found = fast.log_probabilities(hidden[at], torch.tensor(wanted, device=fast.device), adapter)
     return [part.tolist() for part in torch.split(found, [len(own) for own in targets])]
@@ -241,8 +265,7 @@ def _score_fast(rows: Sequence[_Continuation]) -> None:
     assert isinstance(first, _FastText)
     fast_texts = [text for text in texts if isinstance(text, _FastText)]
     _, spans, hidden = _read_on(first.form, fast_texts, [row.ids[:-1] for row in rows])
-    fast, adapter = first.form
-    found = _following_tokens(fast, adapter, hidden, spans, [row.ids[1:] for row in rows])
+    found = _following_tokens(first.form, hidden, spans, [row.ids for row in rows], [1] * len(rows))
     for row, own in zip(rows, found, strict=True):
         row.later = sum(own)
 

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from lora_tui.engine.inference import decode as decoding
+from lora_tui.engine.inference import ranking
 from lora_tui.engine.inference.decode import answers, decode, mean_log_probabilities
 from lora_tui.engine.inference.token_choice import penalised, stop_token_ids
 from lora_tui.protocol.reply import Decoding
@@ -203,8 +205,15 @@ def plain_mean(model: Any, tokenizer: Any, prompt: str, continuation: str, *, en
     return sum(picked) / len(picked)
 
 
+@pytest.mark.parametrize("tokens", [1, 40, 1024, 0])
 @pytest.mark.parametrize("end", [False, True])
-def test_mean_log_probabilities_are_those_of_a_plain_computation(base: Any, tokenizer: Any, end: bool) -> None:
+def test_mean_log_probabilities_are_those_of_a_plain_computation(
+    base: Any, tokenizer: Any, end: bool, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tokens:
+        monkeypatch.setattr(ranking, "_TOKENS", tokens)
+    else:
+        monkeypatch.setattr(decoding, "fast_form", lambda *_: None)
     texts = [(f"Question: {question}\nAnswer:", f" {answer}") for question, answer in PAIRS]
     found = mean_log_probabilities(base.model, tokenizer, texts, end=end)
     wanted = [plain_mean(base.model, tokenizer, *text, end=end) for text in texts]
