@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from lora_tui.engine.inference.fast_model import FastForm, FastModel, fast_form
+from lora_tui.engine.inference.fast_model import FastForm, fast_form
 from lora_tui.engine.inference.key_values import KeyValueCache, PromptAttention, Span
 from lora_tui.engine.inference.matrices import RowAdapters
 from lora_tui.engine.inference.padding import padded
