@@ -4,12 +4,16 @@
    and rounded once. A row's values depend on that row alone, so they are the same on any number of threads. Sizes are
    multiples of 16; `kind` is the precision of a tensor. */
 
-#include "threads.h"
+#include "span_attention.h"
 
 typedef struct {
     const void *x, *weight, *grad; /* (rows, width), (width), (rows, width) */
     void *y;                       /* the result */
     float *factors;                /* (rows): by which each row is scaled */
+    const void *added;             /* what is added to a float32 x before, as precise as the weight, or NULL */
+    float *total;                  /* their sum, which is normed */
+    const float *passed;           /* a gradient that is added to that of a float32 x, or NULL */
+    void *rounded;                 /* the result once more as bfloat16, or NULL */
     int64_t rows, width, x_kind, weight_kind, grad_kind;
     float eps;
 } Norm;
@@ -20,15 +24,17 @@ INLINE void norm_rows(const Norm *norm, int64_t first, int64_t end, int x_kind, 
     const size_t width = norm->width;
     for (int64_t row = first; row < end; row++) {
         const size_t at = row * width;
+        const void *given = norm->added ? norm->total : norm->x;
         Vector squares = {0};
         for (size_t i = 0; i < width; i += LANES) {
-            const Vector x = load_kind(norm->x, at + i, x_kind);
+            Vector x = load_kind(norm->x, at + i, x_kind);
+            if (norm->added) store(norm->total + at + i, x += load_kind(norm->added, at + i, weight_kind));
             squares += x * x;
         }
         const float factor = 1.0f / sqrtf(sum_of(squares) / width + norm->eps);
         norm->factors[row] = factor;
         for (size_t i = 0; i < width; i += LANES) {
-            const Vector y = load_kind(norm->x, at + i, x_kind) * factor * load_kind(norm->weight, i, weight_kind);
+            const Vector y = load_kind(given, at + i, x_kind) * factor * load_kind(norm->weight, i, weight_kind);
             store_kind(norm->y, at + i, y, weight_kind);
         }
     }
@@ -46,7 +52,10 @@ INLINE void norm_gradients(const Norm *norm, int64_t first, int64_t end, int x_k
         const float along = sum_of(products) * factor * factor * factor / -(float)width;
         for (size_t i = 0; i < width; i += LANES) {
             const Vector grad = load_kind(norm->grad, at + i, grad_kind) * load_kind(norm->weight, i, weight_kind);
-            store_kind(norm->y, at + i, grad * factor + load_kind(norm->x, at + i, x_kind) * along, x_kind);
+            Vector y = grad * factor + load_kind(norm->x, at + i, x_kind) * along;
+            if (norm->passed) y += load(norm->passed + at + i);
+            store_kind(norm->y, at + i, y, x_kind);
+            if (norm->rounded) store_kind(norm->rounded, at + i, y, BFLOAT16);
         }
     }
 }
@@ -74,11 +83,30 @@ static void norm_backward(int thread, int threads, void *what) {
         norm_gradients(norm, first, end, x, weight, grad);
 }
 
-/* y = x · factor · weight, with factor = 1 / sqrt(mean(x²) + eps), and the factors. */
+/* y = x · factor · weight, with factor = 1 / sqrt(mean(x²) + eps), and the factors; x is total where some is added. */
 void rms_norm(Norm *norm, int threads) { run_on(threads, norm_forward, norm); }
 
-/* y = the gradient of x. */
+/* y = the gradient of x, and what is passed by. */
 void rms_norm_gradient(Norm *norm, int threads) { run_on(threads, norm_backward, norm); }
+
+typedef struct {
+    const float *x;
+    const void *added;
+    float *y;
+    int64_t size, kind; /* of what is added */
+} Addition;
+
+static void add_part(int thread, int threads, void *what) {
+    const Addition *sum = what;
+    const size_t first = share(sum->size, thread, threads), end = share(sum->size, thread + 1, threads);
+    if (sum->kind == BFLOAT16)
+        for (size_t i = first; i < end; i += LANES) store(sum->y + i, load(sum->x + i) + load_kind(sum->added, i, BFLOAT16));
+    else
+        for (size_t i = first; i < end; i += LANES) store(sum->y + i, load(sum->x + i) + load_kind(sum->added, i, FLOAT32));
+}
+
+/* y = x + what is added. */
+void add(Addition *sum, int threads) { run_on(threads, add_part, sum); }
 
 typedef struct {
     const void *gate, *up, *grad; /* of one precision and size */
@@ -123,55 +151,58 @@ void swiglu(Gate *gate, int threads) { run_on(threads, gate_forward, gate); }
 /* The gradients of gate and up. */
 void swiglu_gradient(Gate *gate, int threads) { run_on(threads, gate_backward, gate); }
 
+#define SUMMED 1024 /* numbers that are summed before they are added to the others */
+
 typedef struct {
-    const void *x;
-    void *y;
-    const float *cosines, *sines; /* (tokens, width / 2), or NULL: nothing is turned */
-    int64_t tokens, groups, group, width, x_kind, y_kind;
-    int64_t to_heads; /* from (tokens, groups · group · width) to (groups, tokens, group, width), or back */
-} Heads;
+    void *logits; /* (rows, size); the gradient of each row's loss takes their place */
+    const int64_t *targets;
+    float *losses; /* (rows) */
+    int64_t rows, size, kind;
+} Surprise;
 
-INLINE void move_heads(const Heads *heads, int64_t first, int64_t end, int x_kind, int y_kind) {
-    const size_t width = heads->width, half = width / 2;
-    for (int64_t g = 0; g < heads->groups; g++)
-        for (int64_t token = first; token < end; token++)
-            for (int64_t h = 0; h < heads->group; h++) {
-                const size_t by_token = ((token * heads->groups + g) * heads->group + h) * width;
-                const size_t by_head = ((g * heads->tokens + token) * heads->group + h) * width;
-                const size_t from = heads->to_heads ? by_token : by_head, to = heads->to_heads ? by_head : by_token;
-                if (!heads->cosines) {
-                    for (size_t i = 0; i < width; i += LANES)
-                        store_kind(heads->y, to + i, load_kind(heads->x, from + i, x_kind), y_kind);
-                    continue;
-                }
-                for (size_t i = 0; i < half; i += LANES) {
-                    const Vector cosine = load(heads->cosines + token * half + i);
-                    const Vector sine = load(heads->sines + token * half + i);
-                    const Vector a = load_kind(heads->x, from + i, x_kind);
-                    const Vector b = load_kind(heads->x, from + half + i, x_kind);
-                    store_kind(heads->y, to + i, a * cosine - b * sine, y_kind);
-                    store_kind(heads->y, to + half + i, b * cosine + a * sine, y_kind);
-                }
-            }
+INLINE void surprise_of_rows(const Surprise *all_rows, int64_t first, int64_t end, int kind) {
+    const size_t size = all_rows->size;
+    for (int64_t row = first; row < end; row++) {
+        const size_t at = row * size, target = all_rows->targets[row];
+        Vector most = all(-INFINITY), sums = {0};
+        for (size_t i = 0; i < size; i += LANES) {
+            const Vector x = load_kind(all_rows->logits, at + i, kind);
+            most = chosen(x > most, x, most);
+        }
+        const float highest = largest(most);
+        for (size_t i = 0; i < size;) { /* sums of sums: of 50,000 numbers one after the other the last digits are lost */
+            const size_t end = size - i < SUMMED ? size : i + SUMMED;
+            Vector part = {0};
+            for (; i < end; i += LANES) part += exponential(load_kind(all_rows->logits, at + i, kind) - highest);
+            sums += part;
+        }
+        const float sum = sum_of(sums), scale = 1.0f / sum;
+        const float own = target < size ? load_one(all_rows->logits, at + target, kind) : NAN;
+        all_rows->losses[row] = highest - own + logf(sum);
+        for (size_t i = 0; i < size; i += LANES) {
+            const Vector x = load_kind(all_rows->logits, at + i, kind);
+            Vector share = exponential(x - highest) * scale;
+            if (target - i < LANES) share[target - i] -= 1.0f;
+            store_kind(all_rows->logits, at + i, share, kind);
+        }
+    }
 }
 
-static void heads_of_tokens(int thread, int threads, void *what) {
-    const Heads *heads = what;
-    const int64_t first = first_row(heads->tokens, thread, threads);
-    const int64_t end = first_row(heads->tokens, thread + 1, threads);
-    if (heads->x_kind == FLOAT32 && heads->y_kind == FLOAT32) move_heads(heads, first, end, FLOAT32, FLOAT32);
-    else if (heads->x_kind == FLOAT32) move_heads(heads, first, end, FLOAT32, BFLOAT16);
-    else if (heads->y_kind == FLOAT32) move_heads(heads, first, end, BFLOAT16, FLOAT32);
-    else move_heads(heads, first, end, BFLOAT16, BFLOAT16);
+static void surprise_of_part(int thread, int threads, void *what) {
+    const Surprise *all_rows = what;
+    const int64_t first = first_row(all_rows->rows, thread, threads);
+    const int64_t end = first_row(all_rows->rows, thread + 1, threads);
+    if (all_rows->kind == BFLOAT16) surprise_of_rows(all_rows, first, end, BFLOAT16);
+    else surprise_of_rows(all_rows, first, end, FLOAT32);
 }
 
-/* Heads of tokens, in the other order and precision, each turned by its position's angles on the way. */
-void turn_heads(Heads *heads, int threads) { run_on(threads, heads_of_tokens, heads); }
+/* The cross-entropy of each row's target, and softmax(logits) less 1 at the target. NaN for a target that is none. */
+void cross_entropy(Surprise *all_rows, int threads) { run_on(threads, surprise_of_part, all_rows); }
 
 /* ---- LoRA beside a frozen product ---- */
 
 #define MOST_INPUTS 3 /* low-rank products whose gradients reach one input */
-#define TOKENS 4      /* tokens whose sums are added at once */
+#define TOKENS 4 /* tokens whose sums are added at once */
 
 typedef struct { /* activations (tokens, size) of a precision; of them LoRA does not see the flat positions `dropped` */
     const void *values;
@@ -299,34 +330,26 @@ typedef struct {
 
 static void up_of_kind(const Up *up, int64_t from, int64_t to, int kind) {
     const size_t size = up->size;
-    float totals[TOKENS * size], rows[TOKENS * size];
+    float totals[TILE * size], rows[TILE * size];
     int64_t drop[MOST_INPUTS];
     for (int64_t p = 0; p < up->products; p++) drop[p] = next_drop(&up->seen[p], from * (int64_t)size);
-    for (int64_t token = from; token < to; token += TOKENS) {
-        const int64_t count = to - token < TOKENS ? to - token : TOKENS;
-        for (size_t i = 0; i < TOKENS * size; i += LANES)
+    for (int64_t token = from; token < to; token += TILE) {
+        const int64_t count = to - token < TILE ? to - token : TILE;
+        for (size_t i = 0; i < TILE * size; i += LANES)
             store(totals + i, up->bias ? load_kind(up->bias, i % size, kind) : (Vector){0});
         for (int64_t p = 0; p < up->products; p++) {
             const Seen *seen = &up->seen[p];
-            const float *low[TOKENS], *matrix = up->matrix[p];
-            for (int64_t t = 0; t < TOKENS; t++) low[t] = up->low[p] + (token + (t < count ? t : 0)) * up->stride[p];
-            for (size_t i = 0; i < size; i += 2 * LANES) {
-                const size_t next = i + LANES < size ? LANES : 0; /* of an odd number the last is computed twice */
-                Vector sums[TOKENS][2] = {0};
-                for (int64_t k = 0; k < up->ranks[p]; k++) {
-                    const Vector a = load(matrix + k * size + i), b = load(matrix + k * size + i + next);
-                    UNROLL for (int t = 0; t < TOKENS; t++) sums[t][0] += low[t][k] * a, sums[t][1] += low[t][k] * b;
-                }
-                UNROLL for (int t = 0; t < TOKENS; t++) {
-                    store(rows + t * size + i, sums[t][0]);
-                    store(rows + t * size + i + next, sums[t][1]);
-                }
-            }
+            const size_t ranks = up->ranks[p];
+            float low[TILE * ranks]; /* those after the last token are zeros */
+            memset(low, 0, sizeof low);
+            for (int64_t t = 0; t < count; t++)
+                memcpy(low + t * ranks, up->low[p] + (token + t) * up->stride[p], ranks * sizeof(float));
+            product(low, ranks, up->matrix[p], size, rows, size, ranks, size);
             for (int64_t t = 0; t < count; t++)
                 for (const int64_t end = (token + t + 1) * (int64_t)size;
                      drop[p] < seen->drops && seen->dropped[drop[p]] < end; drop[p]++)
                     rows[seen->dropped[drop[p]] - token * (int64_t)size] = 0.0f;
-            for (size_t i = 0; i < TOKENS * size; i += LANES) store(totals + i, load(totals + i) + load(rows + i));
+            for (size_t i = 0; i < TILE * size; i += LANES) store(totals + i, load(totals + i) + load(rows + i));
         }
         for (size_t i = 0; i < count * size; i += LANES) store_kind(up->y, token * size + i, load(totals + i), kind);
     }

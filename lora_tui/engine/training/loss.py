@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from lora_tui.engine.training.fast import gpu_ops
+from lora_tui.engine.training.fast import compiled_ops, gpu_ops
 
 _CHUNK_BYTES = 32 << 20
-"""Size of one chunk of float32 logits: large enough for the matrix product, small enough for the memory."""
+"""Size of one chunk of logits, float32 or as compiled code keeps them: large enough for the product, small enough for
+the memory."""
 
 _CHUNK_BYTES_ON_GPU = 512 << 20
 """The same where hundreds of processors share the product."""
@@ -57,7 +58,9 @@ class _LabelCrossEntropy(torch.autograd.Function):
 def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor, gradient: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yield each chunk of labels and its losses ``(labels,)`` in float32; fills `gradient`, that of their sum."""
     in_one_pass = gpu_ops.unusable_reason(hidden.device, weight.dtype) is None
-    rows = max(1, (_CHUNK_BYTES_ON_GPU if in_one_pass else _CHUNK_BYTES) // (4 * weight.shape[0]))
+    compiled = not in_one_pass and compiled_ops.usable(hidden, weight) and weight.shape[0] % compiled_ops.LANES == 0
+    width = weight.itemsize if compiled else 4  # of what is at hand of each logit
+    rows = max(1, (_CHUNK_BYTES_ON_GPU if in_one_pass else _CHUNK_BYTES) // (width * weight.shape[0]))
     for start in range(0, hidden.shape[0], rows):
         part = slice(start, start + rows)
         if in_one_pass:
@@ -67,6 +70,11 @@ def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor, gradient: Tensor) -
             yield part, losses
             continue
         logits = _logits(hidden[part], weight, targets[part])
+        if compiled:
+            losses = compiled_ops.cross_entropy_(logits, targets[part])
+            gradient[part] = logits @ weight
+            yield part, losses
+            continue
         chosen = targets[part, None]
         probabilities = logits.softmax(-1, dtype=torch.float32)
         of_target = probabilities.gather(-1, chosen)

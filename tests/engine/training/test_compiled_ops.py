@@ -16,6 +16,7 @@ from lora_tui.engine.training.fast import compiled_ops, cpu_ops
 from lora_tui.engine.training.fast.cpu_ops import HeadLayout
 from lora_tui.engine.training.fast.dropout import StoredMask
 from lora_tui.engine.training.fast.linear import LoraLinearSpec, are_compiled, lora_linears
+from lora_tui.engine.training.loss import label_cross_entropy
 from tests.engine.compiled import needs_compiler
 
 pytestmark = needs_compiler
@@ -35,7 +36,9 @@ def values(compute: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor) -
     return [y.detach(), *torch.autograd.grad(y, leaves, grad.to(y.dtype))]
 
 
-def assert_alike(compute: Callable[..., Tensor], inputs: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_alike(
+    compute: Callable[..., Tensor], inputs: list[Tensor], monkeypatch: pytest.MonkeyPatch, calls_at_least: int = 2
+) -> None:
     """Compiled code gives torch's values, and the same bits on one and on three threads."""
     assert compiled_ops.unusable_reason() is None
     grad = random(*compute(*inputs).shape, seed=9)
@@ -43,7 +46,7 @@ def assert_alike(compute: Callable[..., Tensor], inputs: list[Tensor], monkeypat
     call = compiled_ops._call
     monkeypatch.setattr(compiled_ops, "_call", lambda name, what: (calls.append(name), call(name, what)))
     ours = values(compute, inputs, grad)
-    assert len(calls) >= 2, "forward and backward"
+    assert len(calls) >= calls_at_least, "forward and backward"
     threads = torch.get_num_threads()
     torch.set_num_threads(3 if threads != 3 else 2)
     again = values(compute, inputs, grad)
@@ -71,18 +74,42 @@ def test_gated_unit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("key_heads", "group", "width"), [(1, 1, 32), (2, 3, 64)])
-def test_attention(dtype: torch.dtype, key_heads: int, group: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens, heads = 11, HeadLayout(key_heads, width, width**-0.5)
+@pytest.mark.parametrize(
+    ("key_heads", "group", "width", "spans"),
+    [
+        (1, 1, 32, [(0, 4), (4, 11)]),
+        (2, 3, 64, [(0, 1), (1, 55), (55, 152)]),
+        (1, 4, 96, [(0, 113)]),  # few enough that threads take the queries' heads one by one
+        (2, 1, 128, [(0, 48), (48, 102)]),
+    ],
+)
+def test_attention(
+    dtype: torch.dtype,
+    key_heads: int,
+    group: int,
+    width: int,
+    spans: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokens, heads = spans[-1][1], HeadLayout(key_heads, width, width**-0.5)
     query = random(tokens, key_heads * group * width, dtype=dtype)
     key, value = (random(tokens, key_heads * width, dtype=dtype, seed=seed) for seed in (1, 2))
     half = random(tokens, width // 2, seed=3)
     angles = tuple(torch.cat([part, part], dim=1).to(dtype) for part in (half.cos(), half.sin()))
 
     def attention(*inputs: Tensor) -> Tensor:
-        return cpu_ops.packed_rotary_attention(*inputs, angles, heads, [(0, 4), (4, 11)])  # type: ignore[arg-type]  # two
+        return cpu_ops.packed_rotary_attention(*inputs, angles, heads, spans)  # type: ignore[arg-type]  # two
 
     assert_alike(attention, [query, key, value], monkeypatch)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_loss(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, hidden = random(208, 32, dtype=dtype, seed=1), random(23, 32, dtype=dtype) * 3
+    targets = torch.arange(23) * 9
+    assert_alike(lambda one: label_cross_entropy(one, weight, targets), [hidden], monkeypatch, calls_at_least=1)
+    unlikely = label_cross_entropy(torch.eye(16) * 1e4, torch.eye(16), torch.arange(16).flip(0))
+    assert torch.equal(unlikely, torch.full((16,), 1e4))
 
 
 def test_what_compiled_code_cannot_read_is_left_to_torch() -> None:
@@ -159,8 +186,8 @@ def untested() -> Iterator[None]:
 @pytest.mark.parametrize(
     "name",
     [
-        *("rms_norm", "rms_norm_gradient", "swiglu", "swiglu_gradient", "by_key_head", "by_token"),
-        *("low_rank_down", "low_rank_sums", "low_rank_up"),
+        *("rms_norm", "rms_norm_gradient", "swiglu", "swiglu_gradient", "add", "cross_entropy_"),
+        *("attention", "attention_gradient", "low_rank_down", "low_rank_sums", "low_rank_up"),
     ],
 )
 @pytest.mark.usefixtures("untested")
@@ -171,8 +198,9 @@ def test_code_that_computes_something_else_is_not_used(
 
     def wrong(*arguments: Any) -> Any:
         found = right(*arguments)
-        if found is None:  # it has written into its last argument
-            return arguments[-1].mul_(1.05)
+        if found is None:  # it has written into an argument: one of the last
+            written = arguments[1] if name == "attention" else arguments[-1]
+            return [one.mul_(1.05) for one in (written if isinstance(written, list) else [written])]
         return tuple(one * 1.05 for one in found) if isinstance(found, tuple) else found * 1.05
 
     monkeypatch.setattr(compiled_ops, name, wrong)

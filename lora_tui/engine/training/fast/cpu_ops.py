@@ -22,6 +22,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
 from lora_tui.engine.training.fast import compiled_ops
+from lora_tui.engine.training.fast.compiled_ops import AttentionInputs
 
 KEPT_TOKENS = 256
 """Longest span whose attention weights are kept for the backward pass, in tokens: beyond it they would be the most."""
@@ -108,18 +109,34 @@ class HeadLayout:
 
         The angles' cosines and sines are ``(T, 1, width / 2)``.
         """
-        if compiled_ops.usable(x, multiple=self.width) and self.width % 32 == 0:
-            return compiled_ops.by_key_head(x, self.kv_count, self.width, cos, sin)
         inside = torch.promote_types(x.dtype, torch.float32)
         by_head = x.view(x.shape[0], self.kv_count, -1, self.width).transpose(0, 1).to(inside)
         return by_head.contiguous() if cos is None or sin is None else _rotate(by_head, cos, sin)
 
     def by_token(self, x: Tensor, dtype: torch.dtype, cos: Tensor | None = None, sin: Tensor | None = None) -> Tensor:
         """``(kv_heads, T, group, width)`` as ``(T, heads · width)`` of `dtype`, turned by angles if given."""
-        if compiled_ops.usable(x, multiple=32) and dtype in (torch.float32, torch.bfloat16):
-            return compiled_ops.by_token(x, dtype, cos, sin)
         turned = x if cos is None or sin is None else _rotate(x, cos, sin)
         return turned.to(dtype).transpose(0, 1).reshape(x.shape[1], -1)
+
+
+class _CompiledAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, query: Tensor, key: Tensor, value: Tensor, given: AttentionInputs) -> Tensor:
+        output = torch.empty_like(query)
+        log_sums = torch.empty(len(query), query.shape[1] // given.width)
+        compiled_ops.attention(given, output, log_sums)
+        ctx.layout = given.spans, given.width, given.scaling  # type: ignore[attr-defined]  # torch types it bare
+        ctx.save_for_backward(query, key, value, given.cos, given.sin, log_sums)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, log_sums = ctx.saved_tensors  # type: ignore[attr-defined]
+        given = AttentionInputs(*tensors, *ctx.layout)  # type: ignore[attr-defined]
+        grads = tuple(torch.empty_like(one) for one in tensors[:3])
+        compiled_ops.attention_gradient(given, log_sums, grad.to(given.query.dtype).contiguous(), grads)
+        return *grads, None
 
 
 class _PackedAttention(torch.autograd.Function):
@@ -219,6 +236,12 @@ def packed_rotary_attention(
     """
     inside = torch.promote_types(query.dtype, torch.float32)
     cos, sin = (x[..., : heads.width // 2].to(inside).reshape(-1, 1, heads.width // 2).contiguous() for x in angles)
+    half, one_kind = heads.width // 2, query.dtype == key.dtype == value.dtype
+    if one_kind and heads.width % 32 == 0 and compiled_ops.usable(query, key, value):
+        turns = cos.view(-1, half), sin.view(-1, half)
+        given = AttentionInputs(query, key, value, *turns, spans, heads.width, heads.scaling)
+        compiled: Tensor = _CompiledAttention.apply(query, key, value, given)  # type: ignore[no-untyped-call]
+        return compiled
     y: Tensor = _PackedAttention.apply(query, key, value, cos, sin, heads, spans)  # type: ignore[no-untyped-call]
     return y
 

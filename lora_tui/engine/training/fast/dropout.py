@@ -20,7 +20,7 @@ from torch import Tensor
 from lora_tui.engine.training.fast import gpu_ops
 from lora_tui.engine.training.packing import to_device
 
-_MAX_POSITIONS_RATE = 0.125
+MAX_POSITIONS_RATE = 0.125
 """Up to this rate eight bytes for each dropped element take less memory than one byte for every element."""
 
 _LAYERS_PER_TRANSFER = 512
@@ -143,7 +143,7 @@ class DropoutRng:
             positions += start * width
             parts.append(positions)
         dropped = torch.from_numpy(np.concatenate(parts))
-        if rate <= _MAX_POSITIONS_RATE:
+        if rate <= MAX_POSITIONS_RATE:
             return dropped
         mask = torch.zeros(self.spans[-1][1] * width, dtype=torch.bool)
         return mask.index_fill_(0, dropped, value=True).view(-1, width)

@@ -23,8 +23,9 @@ from transformers.activations import SiLUActivation
 
 from lora_tui.engine.models.loaded_checks import is_plain_layer
 from lora_tui.engine.training.fast import cpu_ops, gpu_ops
+from lora_tui.engine.training.fast.compiled_layer import is_compilable, layer_forward, linears_of
 from lora_tui.engine.training.fast.cpu_ops import HeadLayout
-from lora_tui.engine.training.fast.dropout import MaskSource, SeededMask
+from lora_tui.engine.training.fast.dropout import MAX_POSITIONS_RATE, MaskSource, SeededMask
 from lora_tui.engine.training.fast.fused_projections import (
     MAX_KERNEL_RANK,
     AdaptedLinear,
@@ -51,6 +52,10 @@ Spans = Sequence[tuple[int, int]]
 AttentionCore = Callable[[Tensor, tuple[Tensor, Tensor], Spans, Tensor], Tensor]
 """Attention before its output layer: hidden states ``(1, T, hidden)``, cosines and sines ``(T, width)``, spans and
 `cu_seqlens` to ``(T, heads · width)``."""
+
+
+_LAYER_PARTS = ("input_layernorm", "post_attention_layernorm", "self_attn", "mlp")
+"""What a decoder layer consists of."""
 
 
 @dataclass
@@ -121,6 +126,7 @@ class FastLayers:
         elif on_cpu:
             cpu_attention = cpu_ops.packed_rotary_attention if packed else None
             layers._replace_blocks(model, cpu_ops.rms_norm, cpu_ops.swiglu, cpu_attention)
+            layers._replace_compiled_layers(model)
             layers._replace_embedding(model)
         elif device.type == "cuda":
             layers.slower_reason = f"the kernels for what is between the matrix products cannot be used: {reason}"
@@ -171,6 +177,22 @@ class FastLayers:
             norms: tuple[Any, Any] = (module.input_layernorm, module.post_attention_layernorm)
             if replaced.issuperset(norms) and not any(_has_hooks(norm) for norm in norms):
                 self._replace("layer", module, _decoder_layer_forward(module))
+
+    def _replace_compiled_layers(self, model: nn.Module) -> None:
+        """Let decoder layers that compiled code takes be one step each. Weights that are gathered are not looked at."""
+        replaced = {module for module, _ in self.forwards}
+        for module in model.modules():
+            if self.sharded or not is_plain_layer(module, "DecoderLayer") or "forward" in module.__dict__:
+                continue
+            parts: list[Any] = [getattr(module, name) for name in _LAYER_PARTS]
+            linears = linears_of(module)
+            specs = self._specs_of(*linears)
+            hooked = any(_has_hooks(part) for part in [module, *parts])
+            rates = [self._adapted[linear].rate for linear in linears if linear in self._adapted]
+            if specs is None or hooked or not replaced.issuperset(parts) or max(rates, default=0) > MAX_POSITIONS_RATE:
+                continue
+            if is_compilable(module, specs):
+                self._replace("layer", module, layer_forward(module, specs, lambda: self.recomputes_feed_forward))
 
     def _replace_embedding(self, model: nn.Module) -> None:
         """Begin the residual stream in float32, where nobody else but norms of ours reads it."""
