@@ -171,8 +171,11 @@ def grounding(answer: str, *passages: str) -> float:
         known, known_values = _said_in(passage)
         missing, unsupported = missing - known, unsupported - known_values
     if missing:
-        known_stems = [_stems_in(passage) for passage in passages]
-        missing = {word for word in missing if not any(porter_stem(word) in stems for stems in known_stems)}
+        missing = {
+            word
+            for word in missing
+            if not any(porter_stem(word) in _stems_in(passage, word[0]) for passage in passages)
+        }
     return 1 - (len(missing) + len(unsupported)) / (len(content) + len(values))
 
 
@@ -187,9 +190,10 @@ def _said_in(passage: str) -> tuple[Set[str], Set[Decimal | str]]:
     return _terms(source).union(alone), numbers(source) | number_words(source)
 
 
-@lru_cache(maxsize=256)
-def _stems_in(passage: str) -> Set[str]:
-    return {porter_stem(word) for word in _said_in(passage)[0]}
+@lru_cache(maxsize=1024)
+def _stems_in(passage: str, first: str) -> Set[str]:
+    """Return the stems of a passage's words with that first letter, which no stem changes: all would take 20 times."""
+    return {porter_stem(word) for word in _said_in(passage)[0] if word[0] == first}
 
 
 @lru_cache(maxsize=20_000)  # 10 µs a word, and a folder's words come again and again

@@ -52,7 +52,9 @@ class NearDuplicates:
 
     def __init__(self) -> None:
         self._blocks: list[_Block] = []
-        self._bands: list[dict[int, list[int]]] = [{} for _ in range(_BANDS)]  # of the questions put in one by one
+        # Of the questions put in one by one. Nearly every key belongs to one: a list for each would be 32 a question.
+        self._bands: list[dict[int, int]] = [{} for _ in range(_BANDS)]
+        self._further: dict[tuple[int, int], list[int]] = {}  # questions beside the first, by band and key
         self._questions: dict[int, str] = {}
         self._last_id = 0
 
@@ -78,8 +80,9 @@ class NearDuplicates:
     def add(self, question: str) -> int:
         """Add a question; returns the id by which it can be removed."""
         self._last_id += 1
-        for band, key in zip(self._bands, _keys_of(question), strict=True):
-            band.setdefault(key, []).append(self._last_id)
+        for number, key in enumerate(_keys_of(question)):
+            if self._bands[number].setdefault(key, self._last_id) != self._last_id:
+                self._further.setdefault((number, key), []).append(self._last_id)
         self._questions[self._last_id] = question
         return self._last_id
 
@@ -101,7 +104,11 @@ class NearDuplicates:
 
     def _candidates(self, question: str) -> set[int]:
         keys = _keys_of(question)
-        found = {question_id for band, key in zip(self._bands, keys, strict=True) for question_id in band.get(key, ())}
+        found = set[int]()
+        for number, key in enumerate(keys):
+            if (first := self._bands[number].get(key)) is not None:
+                found.add(first)
+                found.update(self._further.get((number, key), ()))
         for block in self._blocks:
             for number, key in enumerate(np.array(keys, np.uint64)):
                 first = np.searchsorted(block.keys[number], key, "left")

@@ -237,6 +237,8 @@ class Pipeline:
                 self._reading.wanted.set()
                 return
             self._queue.announce(GENERATE)
+            if self._has_ended.is_set() and self._running:
+                return  # while it was planned, calls have ended: what they wrote is judged before more is written
 
     @property
     def _only_surplus(self) -> bool:

@@ -6,6 +6,7 @@ the form that it was asked for.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ from lora_tui.engine.generation.generation_model import CallFailed, CallRecord
 from lora_tui.engine.generation.prompts import DIGITS_WANTED, JSON_WANTED, Message, repair
 from lora_tui.engine.generation.replies import MalformedReply, fault_of_reply
 from lora_tui.engine.runtime.context import Emit
+from lora_tui.engine.runtime.interpreter import begin_many_calls, end_many_calls
 from lora_tui.store.connection import Store
 
 T = TypeVar("T")
@@ -31,6 +33,34 @@ class ReplyCutOff(CallFailed):
 
 def _ignore(reason: str) -> None:
     pass
+
+
+class _Turns:
+    """Lets those who have an answer go on one at a time, and everything else that is ready in between.
+
+    Hundreds of answers can come at once, and what is done with each takes milliseconds: if all of it came first, no
+    request would leave for seconds, and all of the next ones would be answered at once again.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def take(self) -> None:
+        """Wait for one's turn."""
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(turn)
+        if len(self._waiting) == 1:
+            loop.call_soon(self._next, loop)
+        await turn
+
+    def _next(self, loop: asyncio.AbstractEventLoop) -> None:
+        turn = self._waiting[0]
+        if not turn.done():  # it may have been cancelled
+            turn.set_result(None)
+        self._waiting.popleft()
+        if self._waiting:
+            loop.call_soon(self._next, loop)
 
 
 class RemoteCalls:
@@ -52,6 +82,8 @@ class RemoteCalls:
             store, run_id = of_run
             self.batches = BatchRounds(store, run_id, self.endpoint, chosen.give_up_after, stop, emit)
         self._warn = warn
+        self._turns = _Turns()
+        begin_many_calls()
         self._cut_off: set[str] = set()  # sections of the configuration whose replies were cut off
 
     async def ask(
@@ -83,6 +115,7 @@ class RemoteCalls:
                 status, reason = fault_of_reply(reply, str(problem))
             else:
                 await call.end_attempt(reply.attempt, replace(reply.usage, model=asked))
+                await self._turns.take()
                 return used
             await call.end_attempt(reply.attempt, replace(reply.usage, status=status, error=reason, model=asked))
             on_unusable(reason)
@@ -129,6 +162,7 @@ class RemoteCalls:
         if self.batches is not None:
             await self.batches.close()
         await self.endpoint.close()
+        end_many_calls()
 
     def _warn_cut_off(self, section: str, limit: int) -> None:
         if section not in self._cut_off:

@@ -1,17 +1,28 @@
 """Quick checks before thorough ones: they leave out what would find nothing, and change nothing that is found."""
 
 import asyncio
+import gc
 import random
 import re
+import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_tui import secrets
-from lora_tui.engine.generation import claims, focus, injection, question_types, quotations, stated_numbers
+from lora_tui.engine.generation import (
+    claims,
+    focus,
+    injection,
+    question_types,
+    quotations,
+    remote_calls,
+    stated_numbers,
+)
 from lora_tui.engine.generation.task_queue import TaskQueue
-from lora_tui.scoring import words
+from lora_tui.engine.runtime import interpreter
+from lora_tui.scoring import metrics, words
 from lora_tui.scoring.words import tokens
 from lora_tui.store.rows import TaskRow
 from tests.engine.generation.test_labelled_pairs import DATA
@@ -101,6 +112,48 @@ def test_sentences_are_quoted_as_often_as_their_words_say() -> None:
         quoted = [rng.choice(found)[: rng.randint(5, 200)] for _ in range(4)] if found else []
         quoted += ["", "nothing of it", *(pair["evidence"] for pair in rng.sample(PAIRS, 3))]
         assert list(focus._times_quoted(passage, quoted)) == [plain(one, quoted) for one in found]
+
+
+def test_a_stem_begins_as_its_word_does() -> None:
+    said = {word for text in TEXTS for word in metrics._said_in(text)[0]} | {"dying", "skies", "ies", "innings", "y"}
+    assert len(said) > 1500
+    assert [word for word in said if metrics.porter_stem(word)[:1] != word[:1]] == []
+
+
+def test_those_who_have_an_answer_take_turns_with_everything_else() -> None:
+    async def story() -> list[str]:
+        done: list[str] = []
+        turns = remote_calls._Turns()
+
+        async def answered(number: int) -> None:
+            await turns.take()
+            done.append(f"answer {number}")
+
+        async def leave() -> None:
+            for number in range(3):
+                done.append(f"request {number}")
+                await asyncio.sleep(0)
+
+        waiting = [asyncio.create_task(answered(number)) for number in range(5)]
+        await asyncio.sleep(0)
+        waiting[3].cancel()
+        await asyncio.gather(leave(), *waiting, return_exceptions=True)
+        return done
+
+    done = asyncio.run(story())
+    assert [one for one in done if one.startswith("answer")] == [f"answer {number}" for number in (0, 1, 2, 4)]
+    assert done.index("request 2") < done.index("answer 2")
+
+
+def test_the_interpreters_settings_come_back() -> None:
+    before = sys.getswitchinterval(), gc.get_threshold()
+    interpreter.begin_many_calls()
+    interpreter.begin_many_calls()
+    interpreter.end_many_calls()
+    assert sys.getswitchinterval() < before[0]
+    assert gc.get_threshold()[0] > before[1][0]
+    interpreter.end_many_calls()
+    assert (sys.getswitchinterval(), gc.get_threshold()) == before
 
 
 def test_tasks_that_are_handed_over_come_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,8 @@ _MOST_HEADER_BYTES = 100_000
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 _LENGTH = "Content-Length"
 _MOST_HEADS = 32
+_IS_NUMBER = re.compile(r"[\d.]+|[0-9a-f:]*:[0-9a-f:.]*")
+"""A host that is an address has no second one to try."""
 _PLAIN_HEAD = re.compile(rb"HTTP/1\.1 200 [ -~]*\r\n((?:[A-Za-z0-9-]+:[\t -~]*\r\n)*)\r\n")
 _NOT_PLAIN = ("transfer-encoding", "upgrade", "trailer")
 
@@ -148,7 +150,7 @@ class DirectClient:
                     host,
                     port,
                     ssl=self._tls if tls else None,
-                    happy_eyeballs_delay=0.25,
+                    happy_eyeballs_delay=None if _IS_NUMBER.fullmatch(host) else 0.25,
                 )
         except TimeoutError as problem:
             raise ConnectTimeout(f"no connection within {seconds:g} s") from problem
