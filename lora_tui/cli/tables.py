@@ -57,6 +57,8 @@ _LABELS = {
     "prompt_tokens": "tokens in",
     "completion_tokens": "tokens out",
     "best_score": "best score",
+    "reward_accuracy": "preferences told right, last step",
+    "reward_margin": "margin of the better answers",
     "hung_up": "hung up",
     "stopped_by": "ended by",
     "agreement": "score and people",

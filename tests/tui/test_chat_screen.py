@@ -120,8 +120,10 @@ async def test_a_reply_is_asked_again_rated_copied_and_saved(harness: AppHarness
         await pilot.press("ctrl+r")
         await wait_until(lambda: harness.backend.conversation.asked[-1][0] == "again")
         await wait_until(lambda: not app.screen._busy)  # type: ignore[attr-defined]
+        harness.backend.said = (3, 4)
         await pilot.press("ctrl+g")
         await wait_for_text(app, "rated 5 of 5")
+        await wait_for_text(app, "learn from 3 preferences")
         assert harness.backend.calls_of("rate_turn") == [(7, 5)]
         await pilot.press("ctrl+y")
         assert app.clipboard == "the secret password"

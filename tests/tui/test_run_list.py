@@ -63,3 +63,14 @@ def test_marks_are_the_same_in_the_list_and_beside_it() -> None:
     listed.arrange([replace(LINE, id=number) for number in (7, 3, 1)], {})
     assert [row.mark for row in listed.rows] == [MARKS[0], MARKS[1], ""]
     assert run_cells(listed.rows[0], columns_at(80))[0][0] == "◆ 7"
+
+
+@pytest.mark.parametrize(
+    ("found", "note"),
+    [({"preferences_right": 0.875}, "88 % of preferences right"), ({"proposed_rate": 0.01}, "proposes 1e-2")],
+)
+def test_what_a_run_without_a_score_of_its_own_has_found_is_its_note(found: dict[str, float], note: str) -> None:
+    for width in (80, 140):
+        columns = columns_at(width)
+        row = RunRow(replace(LINE, **found), FIGURES, "")  # type: ignore[arg-type]  # two fields of one type
+        assert note in [text for text, _ in run_cells(row, columns)]

@@ -98,7 +98,7 @@ async def test_a_run_on_preferences_shows_margin_and_how_many_are_told_right(har
     async with harness.app() as (app, pilot), await Store.open(harness.path) as store:
         await pilot.press("2")
         await wait_for_text(app, "margin 0.20  better +0.10, worse -0.10")
-        await wait_for_text(app, "right  75 %  of this step's told rightly")
+        await wait_for_text(app, "right  75 %  of this step's preferences")
         await wait_for_text(app, "Reward margin")  # beside the loss
         await events.append(store, run_id, [step_event(3, **rewards(3)), step_event(4, **rewards(4))])
         await wait_for_text(app, "margin 0.40")

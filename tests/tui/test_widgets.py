@@ -211,3 +211,23 @@ def test_of_a_path_the_end_is_kept() -> None:
     assert fit_cells("a/long/path/file.md", 9, right=False, keep_end=True) == "…/file.md"
     assert fit_cells("日本語.md", 6, right=False, keep_end=True) == "…語.md", "wide characters are counted as two"
     assert fit_cells("short.md", 9, right=False, keep_end=True) == "short.md "
+
+
+class Tight(App[None]):
+    """A list whose columns fit into its width, and not beside a scroll bar."""
+
+    def compose(self) -> ComposeResult:
+        columns = (Column("one", 10, rank=2), Column("two", 10, rank=1), Column("three", 36))
+        yield RowList(lambda _: [("first", ""), ("second", ""), ("third", "")], columns)
+
+    def on_mount(self) -> None:
+        self.query_one(RowList).show(100)
+
+
+async def test_headings_stand_over_their_columns_where_a_scroll_bar_takes_the_last_cell() -> None:
+    app = Tight()
+    async with app.run_test(size=(60, 20)) as pilot:
+        await pilot.pause()
+        heading, row, *_ = text_of(app).splitlines()
+        assert heading.index("three") == row.index("third")
+        assert ("one" in heading) == ("first" in row)

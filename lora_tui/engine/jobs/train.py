@@ -211,6 +211,8 @@ class _TrainingRun:
     people: Estimate | None = None
     """The mean that people would give the answers of the best adapter, as far as ratings tell."""
     losses: list[tuple[int, float]] = field(default_factory=list)
+    rewards: Mapping[str, float] = field(default_factory=dict)
+    """What the newest step of preference training told of its rewards, by name."""
     held_out_losses: list[tuple[int, float]] = field(default_factory=list)
     base_result: tuple[float, int] | None = None
     """The base model's score and how many controls it kept; None where it was not asked."""
@@ -298,6 +300,7 @@ class _TrainingRun:
         self.losses = [*(point for point in self.losses if point[0] < report.step), (report.step, report.loss)]
         values = asdict(report)
         figures = values.pop("figures")
+        self.rewards = figures
         self.ctx.emit("step", **values, **figures)
 
     def _on_progress(self, phase: str, done: int, total: int) -> None:
@@ -446,4 +449,5 @@ class _TrainingRun:
             "data_file": str(self.data_file),
             "people": None if self.people is None else asdict(self.people),
             "agreement": None if self.ratings is None else self.ratings.agreement.as_json(),
+            **{name: self.rewards[name] for name in ("reward_accuracy", "reward_margin") if name in self.rewards},
         }

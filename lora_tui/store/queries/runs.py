@@ -51,6 +51,10 @@ class RunLine:
     """The sweep that it belongs to."""
     point: str = ""
     """What it sets in that sweep, a JSON object of dotted keys."""
+    preferences_right: float | None = None
+    """Of preference training: the share of its last step's preferences that the model tells right, 0-1."""
+    proposed_rate: float | None = None
+    """The learning rate that a probe proposes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,11 @@ CASE
 END"""
 
 
+def _real(path: str) -> str:
+    """A number of a run's result; null for anything else."""
+    return f"CASE WHEN json_type(result, '{path}') IN ('integer', 'real') THEN json_extract(result, '{path}') END"
+
+
 def _time(column: str) -> str:
     """Seconds since the epoch that a calendar has, whatever a damaged cell holds: up to the year 2100."""
     return f"MIN(MAX(CAST({column} AS REAL), 0.0), 4102444800.0)"
@@ -130,7 +139,9 @@ SELECT id, CAST(mode AS TEXT) AS mode, CAST(name AS TEXT) AS name, CAST(state AS
     NOT (json_valid(settings) AND json_valid(options) AND (result IS NULL OR json_valid(result))
         AND typeof(created_at) IN ('real', 'integer') AND typeof(heartbeat) IN ('real', 'integer')
         AND mode > '' AND state > '') AS damaged,
-    CASE WHEN {TO_DO} THEN position END AS position, group_id, CAST(COALESCE(point, '') AS TEXT) AS point
+    CASE WHEN {TO_DO} THEN position END AS position, group_id, CAST(COALESCE(point, '') AS TEXT) AS point,
+    {_real("$.reward_accuracy")} AS preferences_right,
+    CASE mode WHEN 'probe' THEN {_real("$.rate")} END AS proposed_rate
 FROM runs LEFT JOIN (SELECT run_id AS queued, position, group_id, point, begun, goes_on FROM queue) ON queued = id"""
 
 

@@ -38,7 +38,7 @@ _LEAST_LOSS = 0.05
 _OF_UNIT = {"step": "by step", "examples": "by examples seen", "tokens": "by tokens seen", "time": "by time"}
 _LOSS, _SCORE, _HELD_OUT, _RATE, _SPEED = "Loss", "Score", "Loss on held-out examples", "Learning rate", "Tokens/s"
 _KEY = 24
-_KEYS = {"cursor": "read out", "zoom": "zoom", "plot": "score, rate, …", "unit": "steps, tokens, time"}
+_KEYS = {"cursor": "read out", "zoom": "zoom", "plot": "next", "unit": "x axis"}
 """Actions of the screen around it that the plot's border names the keys of."""
 
 _WIDE_ANSWER = 40
@@ -133,18 +133,19 @@ class Comparison(Container):
             if row is not None
         ]
         found, same = differences(settings)
-        title = " against ".join(str(view.run.id) for view in self._views)
+        names = [str(view.run.id) for view in self._views]
+        title = " against ".join(names) if len(names) < 3 else ", ".join(names)  # as long as fits beside the plot
         set_title(self.query_one("#compare-settings-box"), f"{title}: what is set differently")
         if not found:
             return Content.styled("Nothing: these runs had the same settings.", DIM)
         room = max(40, self.query_one("#compare-settings-box").content_size.width)
-        names = min(_KEY, max(10, room - 8 * len(self._views)))
-        width = max(8, (room - names) // len(self._views))
+        keys = min(_KEY, max(10, room - 8 * len(self._views)))
+        width = max(8, (room - keys) // len(self._views))
         head = [(f"{self._title_of(n):<{width}}", f"bold {_COLOURS[n]}") for n in range(len(self._views))]
-        lines = [styled(" " * names, *head)]
+        lines = [styled(" " * keys, *head)]
         for key, values in found:
             shown = [safe_line(value, width - 1).plain.ljust(width) for value in values]
-            lines.append(styled((one_line(key, names - 1).ljust(names), DIM), *shown))
+            lines.append(styled((one_line(key, keys - 1).ljust(keys), DIM), *shown))
         lines.append(Content.styled(f"({same:,} more are the same)", DIM))
         return Content("\n").join(lines)
 

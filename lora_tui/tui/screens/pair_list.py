@@ -23,7 +23,7 @@ _COLUMNS = (
     Column("question", 0, share=4, least=32),
     Column("answer", 0, share=3, least=22),
     Column("why not", 0, share=2, least=20, rank=1),
-    Column("type", 9, rank=2),
+    Column("type", 10, rank=2),
     Column("topic", 14, rank=3),
 )
 """Question and answer stay when all that can be left out has gone. The cells are those of `pair_cells`."""

@@ -241,7 +241,7 @@ class TrainScreen(RunScreen):
         self.query_one("#now-line", Line).show(training_text.status_line(view, self._device_load, now))
         place = f"step {view.steps_done:,}/{view.steps:,}" if view.steps else view.phase() or ""
         self.show_run_in_bar(view.run, place if self.size.width < 100 else training_text.ending_text(view) or place)
-        score = f": score {view.best.score:.2f}" if view.best is not None else ""
+        score = training_text.result_words(view)
         ended = not view.live and view.checkpoint
         self.show_next_step(f"Trained{score}" if ended else "", ("chat", "chat with it"),
                             ("learn", training_text.said_words(*self._said)), ("export", "export it"),

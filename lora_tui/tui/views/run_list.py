@@ -13,7 +13,7 @@ from lora_tui.store.rows import LIVE_STATES, worked_seconds
 from lora_tui.text import duration, one_line
 from lora_tui.tui.axes import number_label
 from lora_tui.tui.curve import sparkline
-from lora_tui.tui.text import number, short_count
+from lora_tui.tui.text import lr_text, number, short_count
 from lora_tui.tui.theme import state_label
 
 COMPARED = ("train", "quickstart", "evaluate")
@@ -272,6 +272,10 @@ def _note(row: RunRow) -> tuple[str, str]:
         return one_line(row.run.error.partition("\n")[0], 160), "bad"
     if row.run.group_id is not None:
         return sweep_text(row.run), "dim"
+    if row.run.preferences_right is not None:
+        return f"{number(100 * row.run.preferences_right, '.0f')} % of preferences right", "dim"
+    if row.run.proposed_rate is not None:
+        return f"proposes {lr_text(row.run.proposed_rate)}", "dim"
     accepted = row.figures.accepted
     return ("", "") if accepted is None else (f"{accepted:,} pairs accepted", "dim")
 
@@ -290,7 +294,8 @@ def _data_or_note(row: RunRow) -> tuple[str, str]:
     if row.place:
         place = "next" if row.place == 1 else f"queue {row.place}"
         return f"{place} · {sweep_text(row.run) or data[0]}", "other"
-    return _note(row) if row.run.error or row.run.group_id is not None else data
+    found = row.run.preferences_right is not None or row.run.proposed_rate is not None
+    return _note(row) if row.run.error or row.run.group_id is not None or found else data
 
 
 COLUMNS = (
@@ -301,7 +306,7 @@ COLUMNS = (
     RunColumn("score", 9, 110, _score, lambda row: row.run.best_score),
     RunColumn("score", 6, -110, _score_alone, lambda row: row.run.best_score),
     RunColumn("steps", 9, 90, _steps, lambda row: row.figures.steps),
-    RunColumn("rate", 6, 96, lambda row: (number_label(row.figures.rate) if row.figures.rate else "", ""),
+    RunColumn("rate", 6, 96, lambda row: (lr_text(row.figures.rate) if row.figures.rate else "", ""),
               lambda row: row.figures.rate),
     RunColumn("batch", 6, 104, lambda row: (f"{row.figures.batch:,}" if row.figures.batch else "", ""),
               lambda row: row.figures.batch),

@@ -92,7 +92,7 @@ def _rewards(step: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if step.get(key) is not None
     ]
     margin = ("margin", number(step.get("reward_margin"), ".2f"), ", ".join(sides))
-    return [margin, ("right", _share(step), "of this step's told rightly")]
+    return [margin, ("right", _share(step), "of this step's preferences")]
 
 
 def _share(step: Mapping[str, Any]) -> str:
@@ -188,6 +188,8 @@ def _score(view: TrainingView) -> tuple[str, str] | None:
     newest = view.evaluations[-1]
     which = f"best {best.score:.2f} at {best.step:,}" if best is not newest else f"at step {best.step:,}"
     controls = controls_text(newest.controls, newest.controls_kept)
+    if view.judges:  # no target ends it: answers to test prompts do not tell how much is preferred
+        return f"{newest.score:.2f}", " · ".join(filter(None, ("of test prompts", controls, which)))
     return f"{newest.score:.2f}", " · ".join(filter(None, (controls, which, f"target {view.target:g}")))
 
 
@@ -265,6 +267,14 @@ def plan_lines(view: TrainingView) -> Content:
     if not view.live:
         lines.append(_no_step(view))
     return Content("\n").join(lines)
+
+
+def result_words(view: TrainingView) -> str:
+    """What training has come to: ": score 0.93", of preferences how many of the last step's are told right."""
+    if view.judges and view.accuracy.last is not None:
+        margin = "" if view.margin.last is None else f", margin {number(view.margin.last, '+.2f')}"
+        return f": {number(100 * view.accuracy.last, '.0f')} % of preferences right{margin}"
+    return f": score {view.best.score:.2f}" if view.best is not None else ""
 
 
 def said_words(preferences: int, verdicts: int) -> str:
@@ -388,6 +398,8 @@ def score_title(view: TrainingView) -> str:
     newest = view.evaluations[-1]
     further = f", best {best.score:.2f}" if best is not newest else ""
     controls = f", controls {newest.controls_kept}/{newest.controls}" if newest.controls else ""
+    if view.judges:
+        return f"Test prompts {newest.score:.2f}{controls}"
     target = "" if further and controls else f" → target {view.target:g}"
     return f"Score {newest.score:.2f}{further}{controls}{target}"
 

@@ -288,7 +288,7 @@ class RowList(Widget, can_focus=True):
     def _choose_heading(self, x: int) -> None:
         """Report a click on the heading in this column of the terminal."""
         start = self._gutter
-        for index, width in self._fitted(self.size.width):
+        for index, width in self._fitted(self._row_width):
             if start <= x <= start + width:
                 self.post_message(self.HeadingChosen(self, index))
             start += width + 1
@@ -300,6 +300,11 @@ class RowList(Widget, can_focus=True):
         """Cells before the first column: the cursor, and a mark where there are some."""
         return 1 if self._is_marked is None else 2
 
+    @property
+    def _row_width(self) -> int:
+        """Cells of a row: all but the scroll bar's, where there is one; the headings stand over the same columns."""
+        return self.size.width - (self.count > self._height)
+
     def _fitted(self, width: int) -> list[tuple[int, int]]:
         """The columns that fit, with their widths; the last gap may be cut off."""
         return fit_columns(self.columns, width - self._gutter)
@@ -307,14 +312,14 @@ class RowList(Widget, can_focus=True):
     @property
     def headings(self) -> list[str]:
         """The headings of the columns that fit."""
-        return [self.columns[index].heading for index, _ in self._fitted(self.size.width)]
+        return [self.columns[index].heading for index, _ in self._fitted(self._row_width)]
 
     def _headings(self) -> list[Cell]:
         """The headings, an arrow in that of the column that the rows are sorted by."""
         texts = [column.heading for column in self.columns]
         if self.sorted_by is not None:
             index, descending = self.sorted_by
-            width = dict(self._fitted(self.size.width)).get(index, 0)
+            width = dict(self._fitted(self._row_width)).get(index, 0)
             texts[index] = texts[index][: max(0, width - 1)] + ("▼" if descending else "▲")
         return [(text, "heading") for text in texts]
 
@@ -327,7 +332,8 @@ class RowList(Widget, can_focus=True):
         """Render one line: the headings, a row, or a blank."""
         width, line = self.size.width, y - self._heading_rows
         if line < 0:
-            return self._strip(self._headings(), width, "", gap_style="heading")
+            headings = self._strip(self._headings(), self._row_width, "", gap_style="heading")
+            return headings.adjust_cell_length(width, self._style("heading", ""))
         if not self.count:
             return self._strip([(self._empty if line == 0 else "", "dim")], width, "", whole=True)
         index = self.top + line
@@ -335,9 +341,8 @@ class RowList(Widget, can_focus=True):
             return Strip.blank(width, self.rich_style)
         cursor = ("cursor" if self.has_focus else "cursor-blurred") if index == self._cursor else ""
         mark = "◆" if self._is_marked is not None and self._is_marked(index) else ""
-        if self.count <= self._height:
-            return self._strip(self._cells_of(index), width, cursor, mark=mark)
-        return Strip([*self._strip(self._cells_of(index), width - 1, cursor, mark=mark), self._scroll_bar(line)], width)
+        row = self._strip(self._cells_of(index), self._row_width, cursor, mark=mark)
+        return row if self.count <= self._height else Strip([*row, self._scroll_bar(line)], width)
 
     def _scroll_bar(self, line: int) -> Segment:
         """The part of the scroll bar beside a row."""

@@ -69,6 +69,7 @@ def test_preferences_are_learned_and_reported(place: EngineHarness, method: str)
     assert last["chosen_reward"] > last["rejected_reward"]
     assert place.events(run_id, "evaluation")[-1].payload["model"] == "tuned"
     assert outcome.result["best_step"] == last["step"], "not the first, though no answer to a test prompt is better"
+    assert outcome.result["reward_accuracy"] == last["reward_accuracy"]
     assert (Path(outcome.result["adapter"]) / WEIGHTS).is_file()
 
 
