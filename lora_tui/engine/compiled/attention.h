@@ -176,7 +176,7 @@ static int64_t rows_together(const Step *step, int64_t row, int64_t most) {
 INLINE void attend_all(int thread, int threads, const Call *call, size_t number, float *scores, int kind) {
     const Model *model = call->model;
     const int64_t group = model->heads / model->key_heads, rows = call->step->rows;
-    const int64_t heads = rows * model->key_heads >= 4 * threads && group <= TILE ? group : 1; /* a head each, of few */
+    const int64_t heads = rows * model->key_heads >= threads && group <= TILE ? group : 1; /* a head each, of few */
     int64_t turn = 0;
     for (int64_t row = 0, count; row < rows; row += count) {
         count = rows_together(call->step, row, TILE / heads);

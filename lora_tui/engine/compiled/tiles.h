@@ -7,6 +7,7 @@
 #include "vectors.h"
 
 #define TILE 16          /* outputs and rows of a tile, and pairs of inputs */
+#define FEW 3            /* rows up to which a value at a time is faster than turning a tile over */
 #define STEPS_AHEAD 8    /* tiles of inputs ahead of which weights are asked for */
 
 /* Columns become rows: four times the two halves are shuffled into one another. */
@@ -21,17 +22,24 @@ INLINE void turn_over(Vector *a) {
     }
 }
 
-/* Up to 16 rows of numbers that bfloat16 has, laid out for `tiled_outputs`: (pairs of inputs, 16 rows, 2). */
+/* Up to 16 rows of numbers that bfloat16 has, laid out for `tiled_outputs`: (pairs of inputs, 16 rows, 2). Of few rows
+   the places of the others stay as they are: nobody looks at what is computed from them. */
 static void pack_rows(const float *x, size_t rows, size_t inputs, float *room) {
     for (size_t i = 0; i < inputs; i += 2 * TILE) {
-        Vector pairs[TILE];
-        for (size_t r = 0; r < TILE; r++) {
-            Vector even = {0}, odd = {0};
-            if (r < rows) split_two(x + r * inputs + i, &even, &odd);
+        Vector pairs[TILE] = {{0}};
+        float *to = room + i / 2 * TILE;
+        for (size_t r = 0; r < rows; r++) {
+            Vector even, odd;
+            split_two(x + r * inputs + i, &even, &odd);
             pairs[r] = (Vector)((Bits)even >> 16 | ((Bits)odd & 0xffff0000u));
         }
+        if (rows <= FEW) {
+            for (size_t r = 0; r < rows; r++)
+                UNROLL for (int p = 0; p < TILE; p++) to[p * TILE + r] = pairs[r][p];
+            continue;
+        }
         turn_over(pairs);
-        for (size_t p = 0; p < TILE; p++) store(room + (i / 2 + p) * TILE, pairs[p]);
+        for (size_t p = 0; p < TILE; p++) store(to + p * TILE, pairs[p]);
     }
 }
 
@@ -66,6 +74,11 @@ static void end_tiles(const TileShapes *before) {
 
 /* y (rows, stride) of 16 outputs from a tile's sums (outputs, rows). */
 INLINE void write_sums(const float *sums, size_t rows, float *y, size_t stride) {
+    if (rows <= FEW) {
+        for (size_t r = 0; r < rows; r++)
+            UNROLL for (int o = 0; o < TILE; o++) y[r * stride + o] = sums[o * TILE + r];
+        return;
+    }
     Vector a[TILE];
     UNROLL for (int i = 0; i < TILE; i++) a[i] = load(sums + i * TILE);
     turn_over(a);
