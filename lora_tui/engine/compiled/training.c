@@ -202,7 +202,8 @@ void cross_entropy(Surprise *all_rows, int threads) { run_on(threads, surprise_o
 /* ---- LoRA beside a frozen product ---- */
 
 #define MOST_INPUTS 3 /* low-rank products whose gradients reach one input */
-#define TOKENS 4 /* tokens whose sums are added at once */
+#define TOKENS 4          /* tokens whose products are computed at once */
+#define SUMMED_TOKENS 16  /* tokens whose sums are added at once */
 
 typedef struct { /* activations (tokens, size) of a precision; of them LoRA does not see the flat positions `dropped` */
     const void *values;
@@ -281,20 +282,25 @@ static void down_of_kind(const Down *down, int64_t from, int64_t to, int kind) {
 
 /* Add `low` (tokens, ranks), transposed, times the activations, for columns `first` to `end`. */
 static void sums_of_kind(const Down *down, size_t first, size_t end, int kind) {
-    const size_t size = down->x.size;
-    float rows[TOKENS * size];
+    const size_t size = down->x.size, columns = end - first, ranks = down->ranks, lines = up_to(ranks, TILE);
+    float rows[SUMMED_TOKENS * size], low[SUMMED_TOKENS * lines], spare[TILE * size];
     int64_t drop = 0;
-    for (int64_t k = 0; k < down->ranks; k++) memset(down->sums + k * size + first, 0, (end - first) * sizeof(float));
-    for (int64_t token = 0; token < down->tokens; token += TOKENS) {
-        const int64_t count = see_some(&down->x, token, down->tokens, &drop, first, end, rows, kind);
-        for (int64_t k = 0; k < down->ranks; k++) {
-            float *sums = down->sums + k * size, low[TOKENS] = {0};
-            for (int64_t t = 0; t < count; t++) low[t] = down->low_other[(token + t) * down->other_stride + k];
-            for (size_t i = first; i < end; i += LANES) {
-                Vector sum = load(sums + i);
-                UNROLL for (int t = 0; t < TOKENS; t++) sum += low[t] * load(rows + t * size + i);
-                store(sums + i, sum);
-            }
+    for (size_t k = 0; k < ranks; k++) memset(down->sums + k * size + first, 0, columns * sizeof(float));
+    memset(low, 0, sizeof low);
+    for (int64_t token = 0; token < down->tokens; token += SUMMED_TOKENS) {
+        const int64_t count = down->tokens - token < SUMMED_TOKENS ? down->tokens - token : SUMMED_TOKENS;
+        for (int64_t t = 0; t < count; t++) {
+            see(&down->x, token + t, &drop, first, end, rows + t * size, kind);
+            memcpy(low + t * lines, down->low_other + (token + t) * down->other_stride, ranks * sizeof(float));
+        }
+        for (size_t k = 0; k < ranks; k += TILE) { /* of ranks that are none the sums go elsewhere */
+            const int whole = k + TILE <= ranks;
+            float *sums = whole ? down->sums + k * size + first : spare;
+            for (size_t r = 0; !whole && k + r < ranks; r++)
+                memcpy(spare + r * size, down->sums + (k + r) * size + first, columns * sizeof(float));
+            add_transposed(low + k, lines, rows + first, size, sums, size, count, columns);
+            for (size_t r = 0; !whole && k + r < ranks; r++)
+                memcpy(down->sums + (k + r) * size + first, spare + r * size, columns * sizeof(float));
         }
     }
 }

@@ -7,7 +7,7 @@ it, than on matrix products. The code is ``training.c`` in `engine/compiled`, wh
 
 import ctypes
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -265,10 +265,7 @@ def attention_gradient(inputs: AttentionInputs, log_sums: Tensor, grad: Tensor, 
 
 
 def _attend(name: str, call: _Attention) -> None:
-    library = load_library(TRAINING)
-    assert not isinstance(library, str), "usable() has said so"
-    library.attention_scratch.restype = _Count
-    scratch = torch.empty(library.attention_scratch(ctypes.byref(call), torch.get_num_threads()))
+    scratch = torch.empty(_function("attention_scratch")(ctypes.byref(call), torch.get_num_threads()))
     call.scratch = scratch.data_ptr()
     _call(name, call)
 
@@ -334,9 +331,16 @@ def _seen(x: Tensor, dropped: Tensor | None) -> _Seen:
 
 
 def _call(name: str, what: ctypes.Structure) -> None:
+    _function(name)(ctypes.byref(what), torch.get_num_threads())
+
+
+@cache
+def _function(name: str) -> Callable[..., int]:
     library = load_library(TRAINING)
     assert not isinstance(library, str), "usable() has said so"
-    library[name](ctypes.byref(what), torch.get_num_threads())
+    found = library[name]  # another object at each asking
+    found.restype = _Count
+    return found
 
 
 def _mistake() -> str | None:
