@@ -126,7 +126,7 @@ def _is_no_point(words: Sequence[Token]) -> bool:
     return (
         any(low in _NO_POINTS for low in lows[:3])
         or (lows[0] == "from" and not any(low in ("to", "until", "till", "on", "onwards") for low in lows))
-        or any(low == "and" and after in english.PREPOSITIONS for low, after in pairwise(lows))
+        or any(low == "and" and after in english.PREPOSITIONS | english.DETERMINERS for low, after in pairwise(lows))
         or "intervals" in lows
         or any(low in ("older", "younger", "aged", "old", "absence") for low in lows)
         or lows in (["on", "the", "hour"], ["at", "a", "time"], ["at", "the", "time"], ["at", "times"])
@@ -213,6 +213,8 @@ def _how_much_is(reading: Reading, first: Phrase, measure: str) -> Iterator[Ques
     """The measure after "is": "The line is 412 metres long.", "The fee is two crowns."."""
     words = first.tokens
     if words[-1].low in _COPULA_MEASURES and measure in ("length", "duration", "count", "temperature"):
+        if reading.rest(first, keep=("time", "condition")) is None:
+            return  # "was nineteen years old when he got him"
         question = ask(f"How {words[-1].low}", reading.clause, reading.subject, reading.rest(first, keep=()) or "")
         yield from make_pair(question, reading.text(words[:-1]), "fact", "quantity")
     elif reading.subject.head.casefold() in _MEASURE_NOUNS:

@@ -150,6 +150,7 @@ _RELATIVE_TIME = re.compile(
 )
 """Times that only the text's own date fixes: "last year"."""
 
+_OWNED_PLACE = re.compile(r"\w+ (?:his|her|my|our|your)\b")
 _COMPARED = re.compile(r"\b(?:less|more|fewer|earlier|later|longer)\.$")
 _NO_ANSWERS = frozenset(
     ("since.", "at the earliest.", "at the latest.", "at least.", "at most.", "at first.", "at once.")
@@ -163,6 +164,8 @@ def _is_sound(pair: QuestionAnswer, rule: str = "") -> bool:
     first = pair.answer.split()[0].casefold()
     if pair.answer.rstrip(".").casefold() in pair.question.casefold() and pair.kind in ("person", "name", "thing"):
         return False
+    if pair.kind in ("place", "time") and _OWNED_PLACE.match(pair.answer):
+        return False  # "In his hat."
     if _RELATIVE_TIME.match(pair.answer) or _COMPARED.search(pair.answer) or pair.answer.casefold() in _NO_ANSWERS:
         return False
     if first in _POSSESSIVE_STARTS and pair.kind not in ("clause", "means", "purpose"):

@@ -93,6 +93,12 @@ _WITH_PREPOSITION = {
 }
 
 
+_NOT_ACTIVE = {("form", "from"), ("cut", "into"), ("cut", "from"), ("build", "from"), ("lay", "on"), ("carve", "from")}
+"""Of these, what is asked for only where it was done to the subject: "formed a chain from the pond to the barn"."""
+
+_WITHOUT_OBJECT = frozenset("last arrive come go wait measure cost weigh sleep happen occur exist remain".split())
+
+
 def _what_with_preposition(reading: Reading) -> Iterator[QuestionAnswer]:
     """ "consists of three parts" gives "What does ... consist of?"."""
     clause = reading.clause
@@ -107,6 +113,8 @@ def _what_with_preposition(reading: Reading) -> Iterator[QuestionAnswer]:
         ):
             continue
         if place and (reading.phrases[0].kind != "object" or any(t.text == "," for t in reading.phrases[0].tokens)):
+            continue
+        if not clause.is_passive and (clause.verb_form.base, phrase.head) in _NOT_ACTIVE:
             continue
         if unclear_words(words) or measure_of(words) in ("length", "duration", "money") or phrase.kind == "time":
             continue
@@ -210,7 +218,7 @@ def _asks_for_object(reading: Reading, form: english.Verb, words: Sequence[Token
     return not (
         (clause.is_passive and base not in ("give", "offer", "send", "grant", "award"))
         or form.tense == "ing"
-        or base in _LINKING
+        or base in _LINKING | _WITHOUT_OBJECT
         or reading.subject.text == "you"
         or measure_of(clause.subject) is not None
         or (base in _LIGHT_VERBS and len(words) < 3)
