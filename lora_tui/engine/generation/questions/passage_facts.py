@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lora_tui.engine.generation.questions.reading import QuestionAnswer
-from lora_tui.engine.generation.questions.references import Antecedents, Genders, Mentions, after, people_of, resolve
+from lora_tui.engine.generation.questions.references import Antecedents, Genders, Mentions, after, people_of, relatives_of, resolve, with_names
 from lora_tui.engine.generation.questions.rules import questions_about
 from lora_tui.engine.generation.questions.sentences import Sentence, sentences, title_of
 from lora_tui.engine.generation.questions.signs import completed_signs, signs_of
@@ -57,7 +57,8 @@ def facts_of(passage: str, heading: str = "", opening: str = "") -> PassageFacts
     found.counts.update(word.casefold() for word in re.findall(r"[\w'’-]+", passage))
     before = [sentence.plain for sentence in sentences(opening)]
     texts = [*before, *(sentence.plain for sentence in found.sentences)]
-    names, people = names_of(texts), people_of(texts)
+    names, people, relatives = names_of(texts), people_of(texts), relatives_of(texts)
+    people |= {name.rsplit(" ", 1)[-1]: name for name in relatives.values() if " " in name}
     title = title_of(opening or passage)
     mentions, topic = Mentions(title, names), topic_of(title, opening or passage)
     antecedents, genders = Antecedents(), Genders()
@@ -69,7 +70,7 @@ def facts_of(passage: str, heading: str = "", opening: str = "") -> PassageFacts
     for sentence in found.sentences:
         if not sentence.before:
             antecedents = Antecedents()
-        text = sentence.plain
+        text = with_names(sentence.plain, relatives)
         if not is_usable(text):
             antecedents = Antecedents(person=antecedents.person)
             mentions.read(text)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from itertools import pairwise
 
 from lora_tui.engine.generation.questions import english
 from lora_tui.engine.generation.questions.clauses import Clause
@@ -82,7 +83,7 @@ class Reading:
             and phrase not in without
             and (phrase.kind in keep or phrase.head in _ALWAYS_KEPT or (phrase.kind == "purpose" and takes))
         ]
-        if any(unclear_words(phrase.tokens) for phrase in kept):
+        if any(unclear_words(phrase.tokens) or _goes_on(phrase) for phrase in kept):
             return None
         text = phrases_text(kept, self.clause.sentence)
         lead = self.clause.lead
@@ -92,6 +93,14 @@ class Reading:
             shown = within(lead.tokens, self.clause.sentence, self.names)
             text = f"{text}{',' if len(lead.tokens) > 6 else ''} {shown}"
         return text
+
+
+def _goes_on(phrase: Phrase) -> bool:
+    """Tell whether a time has more than itself in it: "in 1934 and the names of all ministers"."""
+    lows = [token.low for token in phrase.tokens]
+    return phrase.kind == "time" and phrase.head in ("in", "on", "at") and any(
+        low == "and" and after in english.DETERMINERS for low, after in pairwise(lows)
+    )
 
 
 def make_pair(question: str | None, answer: str, type_: str, kind: str) -> Iterator[QuestionAnswer]:

@@ -310,6 +310,36 @@ _OF_PERSON = re.compile(r"(?:He|She|His|Her)\b")
 """How a sentence after one about a person begins."""
 
 
+_NAME = r"[A-Z][a-z'’-]+(?: [A-Z][a-z'’-]+)?"
+_RELATIVE = re.compile(rf"\b(?:[Mm]y|[Oo]ur) (?P<who>(?:[a-z-]+ )?(?P<noun>[a-z]+)) (?P<name>{_NAME})")
+_BEGINS_WITH_OWN = tuple(
+    re.compile(rf"(?:My|Our) (?P<who>{who})(?P<name> {_NAME})?(?=[ ,])") for who in ("[a-z-]+ [a-z]+", "[a-z-]+")
+)
+
+
+def relatives_of(texts: Sequence[str]) -> dict[str, str]:
+    """Return whom a text calls "my aunt": the names by what they are to its author, "aunt" is "Philippa Rook"."""
+    found: dict[str, str] = {}
+    for text in texts:
+        for match in _RELATIVE.finditer(text):
+            if english.is_human(match["noun"]) and match["name"].split()[0] not in _DATES:
+                known = found.get(match["who"], "")
+                found[match["who"]] = max(known, match["name"], key=lambda name: len(name.split()))
+    return found
+
+
+def with_names(sentence: str, relatives: Mapping[str, str]) -> str:
+    """Return a sentence that begins with "My aunt", or "My aunt Philippa", with the aunt's name in its place."""
+    for pattern in _BEGINS_WITH_OWN:
+        begun = pattern.match(sentence)
+        name = relatives.get(begun["who"]) if begun is not None else None
+        if begun is None or name is None:
+            continue
+        if begun["name"] is None or begun["name"].split()[0] == name.split()[0]:
+            return f"{name}{sentence[begun.end() :]}"
+    return sentence
+
+
 def _is_occupation(token: Token) -> bool:
     return english.is_human(token.text) or token.low in ("chair", "head", "chief", "leader")
 

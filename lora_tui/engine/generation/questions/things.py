@@ -6,6 +6,7 @@ from itertools import pairwise
 from lora_tui.engine.generation.questions import english
 from lora_tui.engine.generation.questions.answer_spans import head_noun, measure_of, noun_kind
 from lora_tui.engine.generation.questions.forms import ask, joined, phrases_text, predicate, unclear_words, within
+from lora_tui.engine.generation.questions.phrases import is_time
 from lora_tui.engine.generation.questions.reading import (
     TAKES_INFINITIVE,
     QuestionAnswer,
@@ -253,6 +254,8 @@ def _is_no_thing(words: Sequence[Token]) -> bool:
         or last in english.SUBORDINATORS | english.ADVERBS | english.PREPOSITIONS | english.DETERMINERS
         or last in ("how", "what", "why", "best", "well")
         or (first == "the" and len(words) < 3 and not words[-1].is_name)  # "the car": every sentence is about it
+        or any(t.low in ("my", "our") for t in words)
+        or (len(words) > 2 and words[-2].low in ("last", "next", "this") and is_time(words[-1:]))  # "the head last autumn"
         or any(t.low in english.PRONOUNS - {"that", "who", "which", "it", "you"} for t in words)
     )
 
