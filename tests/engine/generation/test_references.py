@@ -136,7 +136,9 @@ def test_the_year_of_a_chronicles_paragraph_is_told() -> None:
 
 
 def test_my_aunt_is_called_by_her_name() -> None:
-    found = facts("My aunt Philippa Rook kept bees. She sold honey in 1934. My aunt died in 1951. My uncle left in 1952.")
+    found = facts(
+        "My aunt Philippa Rook kept bees. She sold honey in 1934. My aunt died in 1951. My uncle left in 1952."
+    )
     assert "When did Philippa Rook sell honey?" in found
     assert found["When did Philippa Rook die?"].evidence == "My aunt died in 1951."
     assert not any("uncle" in question for question in found)

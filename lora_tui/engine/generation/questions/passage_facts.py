@@ -11,7 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lora_tui.engine.generation.questions.reading import QuestionAnswer
-from lora_tui.engine.generation.questions.references import Antecedents, Genders, Mentions, after, people_of, relatives_of, resolve, with_names
+from lora_tui.engine.generation.questions.references import (
+    Antecedents,
+    Genders,
+    Mentions,
+    after,
+    people_of,
+    relatives_of,
+    resolve,
+    with_names,
+)
 from lora_tui.engine.generation.questions.rules import questions_about
 from lora_tui.engine.generation.questions.sentences import Sentence, sentences, title_of
 from lora_tui.engine.generation.questions.signs import completed_signs, signs_of

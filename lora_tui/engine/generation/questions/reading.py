@@ -98,8 +98,10 @@ class Reading:
 def _goes_on(phrase: Phrase) -> bool:
     """Tell whether a time has more than itself in it: "in 1934 and the names of all ministers"."""
     lows = [token.low for token in phrase.tokens]
-    return phrase.kind == "time" and phrase.head in ("in", "on", "at") and any(
-        low == "and" and after in english.DETERMINERS for low, after in pairwise(lows)
+    return (
+        phrase.kind == "time"
+        and phrase.head in ("in", "on", "at")
+        and any(low == "and" and after in english.DETERMINERS for low, after in pairwise(lows))
     )
 
 

@@ -255,7 +255,9 @@ def _is_no_thing(words: Sequence[Token]) -> bool:
         or last in ("how", "what", "why", "best", "well")
         or (first == "the" and len(words) < 3 and not words[-1].is_name)  # "the car": every sentence is about it
         or any(t.low in ("my", "our") for t in words)
-        or (len(words) > 2 and words[-2].low in ("last", "next", "this") and is_time(words[-1:]))  # "the head last autumn"
+        or (
+            len(words) > 2 and words[-2].low in ("last", "next", "this") and is_time(words[-1:])
+        )  # "the head last autumn"
         or any(t.low in english.PRONOUNS - {"that", "who", "which", "it", "you"} for t in words)
     )
 
