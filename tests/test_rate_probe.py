@@ -84,7 +84,7 @@ def test_rates_rise_by_the_same_factor_and_are_round_when_proposed() -> None:
     rates = [probe_rate(step) for step in range(STEPS)]
     assert (rates[0], round(rates[-1], 6)) == (LOWEST, HIGHEST)
     assert len({round(after / before, 9) for before, after in itertools.pairwise(rates)}) == 1
-    assert [round_rate(rate) for rate in (2.7e-4, 4.4e-4, 8.9e-4, 1.1e-3)] == [3e-4, 5e-4, 1e-3, 1e-3]
+    assert [round_rate(rate) for rate in (2.7e-4, 3e-4, 8.9e-4, 1e-3, 1.1e-3)] == [2e-4, 3e-4, 5e-4, 1e-3, 1e-3]
     assert [rate_text(rate) for rate in (3e-4, 1e-3, 2.5e-2)] == ["3e-4", "1e-3", "2.5e-2"]
 
 

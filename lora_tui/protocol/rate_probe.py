@@ -22,7 +22,7 @@ _RISE = 0.5
 _LEAST_FALL = 0.02
 """A loss that has fallen by less, in nats a label token, says nothing about rates."""
 
-_ROUND = (1.0, 2.0, 3.0, 5.0, 10.0)
+_ROUND = (1.0, 2.0, 3.0, 5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +108,13 @@ def propose(points: Sequence[RatePoint]) -> RateProposal:
 
 
 def round_rate(rate: float) -> float:
-    """Return the nearest of 1, 2, 3 and 5 times a power of ten, by ratio."""
-    power = 10.0 ** math.floor(math.log10(rate))
-    nearest = min(_ROUND, key=lambda factor: abs(math.log(rate / (factor * power))))
-    return float(f"{nearest * power:.0e}")
+    """Return the largest of 1, 2, 3 and 5 times a power of ten that is no higher.
+
+    Sweeps find the best rate below what a probe says (``tests/bench/README.md``).
+    """
+    power = 10.0 ** math.floor(math.log10(rate) + 1e-9)
+    below = max(factor for factor in _ROUND if factor * power <= rate * (1 + 1e-9))
+    return float(f"{below * power:.0e}")
 
 
 def rate_text(rate: float) -> str:

@@ -83,7 +83,7 @@ def test_a_file_that_expands_without_end_is_refused_early(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lora_tui.engine.data.compressed._ALWAYS", 100_000)
-    path = write(tmp_path / "a.jsonl.x", kind, b"\n" * 30_000_000)
+    path = write(tmp_path / "a.jsonl.x", kind, (b" " * 999 + b"\n") * 30_000)
     with pytest.raises(UsageError, match="expands to more than"):
         read_examples(path)
 
