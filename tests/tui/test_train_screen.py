@@ -8,7 +8,7 @@ from lora_tui.protocol.agreement import Estimate, ScoreAgreement
 from lora_tui.store import events, feedback, runs
 from lora_tui.store.connection import Store
 from lora_tui.tui.screens.train import TrainScreen
-from lora_tui.tui.views.training_text import weight_line, weight_lines
+from lora_tui.tui.views.training_text import result_words, weight_line, weight_lines
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Panel
 from lora_tui.tui.widgets.row_list import RowList
@@ -113,6 +113,10 @@ async def test_a_run_on_preferences_shows_margin_and_how_many_are_told_right(har
         assert titles == [
             "Reward margin", "Told apart rightly", "Score", "Learning rate", "Tokens per second", "Loss",
         ]  # fmt: skip
+        assert result_words(screen._view) == ": 75 % of preferences right, margin +0.40"
+        await pilot.press("5")
+        await wait_for_text(app, "This run learned")
+        assert "as if it chose among" not in screen_text(app)
 
 
 async def test_each_of_several_devices_is_shown_with_its_speed_and_its_wait(harness: AppHarness) -> None:

@@ -100,6 +100,8 @@ async def _loss(runs: LessonRuns) -> LessonPanel | None:
         return None
     first, now = next((y for y in view.loss.ys if not math.isnan(y)), None), view.smooth.last
     choices = "" if now is None else f"The model is as unsure as if it chose among {math.exp(min(now, 50)):.1f} tokens."
+    if view.judges:  # not of tokens, but of which answer is better
+        choices = "This run learned which answers are better: its loss is that of the choice, not of tokens."
     text = styled(
         _facts(("run", str(view.run.id)), ("first step", number(first, ".3f")), ("now, smoothed", number(now, ".3f"))),
         (f"\n\n{choices}", "$accent"),
