@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 
 from lora_tui.engine.training import loss as loss_module
+from lora_tui.engine.training.fast import compiled_ops
 from lora_tui.engine.training.loss import summed_cross_entropy
 from lora_tui.engine.training.packing import EncodedExample, supports_packing
 from lora_tui.engine.training.step import GradientStep
@@ -53,6 +54,21 @@ def test_in_bfloat16_the_fused_head_does_not_round_the_logits_that_matter() -> N
     errors = [float((gradient(loss, hidden) - of_exact).norm() / of_exact.norm()) for loss in (fused, rounded)]
     assert errors[0] <= 0.5 * errors[1]
     assert errors[0] <= 4e-3
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_sum_over_a_large_vocabulary_is_precise(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(compiled_ops, "usable", lambda *_, **__: False)
+    generator = torch.Generator().manual_seed(0)
+    weight, targets = torch.randn(48_000, 16, generator=generator), torch.arange(20) * 2000
+    hidden = (weight[targets] * 1.1).requires_grad_()  # answers that are nearly sure
+    exact = hidden.detach().double().requires_grad_()
+    summed_cross_entropy(hidden, weight, targets).backward()
+    functional.cross_entropy(exact @ weight.double().T, targets, reduction="sum").backward()
+    assert hidden.grad is not None
+    assert exact.grad is not None
+    assert float((hidden.grad.double() - exact.grad).norm()) <= 4e-6 * float(exact.grad.norm())
 
 
 def test_huge_logits_do_not_overflow() -> None:
