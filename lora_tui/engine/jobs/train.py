@@ -211,8 +211,7 @@ class _TrainingRun:
     people: Estimate | None = None
     """The mean that people would give the answers of the best adapter, as far as ratings tell."""
     losses: list[tuple[int, float]] = field(default_factory=list)
-    rewards: Mapping[str, float] = field(default_factory=dict)
-    """What the newest step of preference training told of its rewards, by name."""
+    rewards: Mapping[str, float] = field(default_factory=dict)  # of preference training's newest step, by name
     held_out_losses: list[tuple[int, float]] = field(default_factory=list)
     base_result: tuple[float, int] | None = None
     """The base model's score and how many controls it kept; None where it was not asked."""
@@ -252,10 +251,8 @@ class _TrainingRun:
         best = max((row for row in rows if row.model == "tuned"), key=lambda row: (row.rank, -row.step), default=None)
         if best is not None and best.controls is not None and best.controls_kept is not None:
             self.best_controls = best.controls, best.controls_kept
-        self.warned_of_overfitting = any(
-            overfitting_warning(self.held_out_losses[:known], self.losses)
-            for known in range(len(self.held_out_losses) + 1)
-        )
+        counts = range(len(self.held_out_losses) + 1)
+        self.warned_of_overfitting = any(overfitting_warning(self.held_out_losses[:n], self.losses) for n in counts)
 
     async def request_checkpoint(self) -> str:
         """Have a checkpoint saved after the step that is under way."""
@@ -299,9 +296,8 @@ class _TrainingRun:
         # A resumed run repeats the steps after its last checkpoint.
         self.losses = [*(point for point in self.losses if point[0] < report.step), (report.step, report.loss)]
         values = asdict(report)
-        figures = values.pop("figures")
-        self.rewards = figures
-        self.ctx.emit("step", **values, **figures)
+        self.rewards = values.pop("figures")
+        self.ctx.emit("step", **values, **self.rewards)
 
     def _on_progress(self, phase: str, done: int, total: int) -> None:
         self.ctx.raise_if_stopping()

@@ -26,8 +26,7 @@ from lora_tui.tui.actions import AppActions
 from lora_tui.tui.screens.base import ModeScreen
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_line, styled
-from lora_tui.tui.views.reviews import change_message
-from lora_tui.tui.views.training_text import said_words
+from lora_tui.tui.views.reviews import change_message, said_words
 from lora_tui.tui.widgets.chat_columns import BOTH_SIDES, ChatColumns
 from lora_tui.tui.widgets.chat_input import ChatInput
 from lora_tui.tui.widgets.panel import Line
@@ -411,9 +410,7 @@ class ChatScreen(ModeScreen):
     async def _what_was_said(self) -> str:
         """How much there is by now to learn from, and where that is done; nothing where there is none."""
         counted = await self.services.attempt(self.services.backend.count_said(self.state.settings))
-        if counted is None or not any(counted):
-            return ""
-        return f"\nOn Train (f2), d: {said_words(*counted)}."
+        return f"\nOn Train (f2), d: {said_words(*counted)}." if counted and any(counted) else ""
 
     async def action_undo_rating(self) -> None:
         """Take the newest reply's rating back; the one before it is in force again."""

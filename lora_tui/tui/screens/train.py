@@ -26,6 +26,7 @@ from lora_tui.tui.screens.probe import open_probe
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import styled
 from lora_tui.tui.views import training_text
+from lora_tui.tui.views.reviews import said_words
 from lora_tui.tui.views.runs import PLAN_TITLE
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.views.training_plots import PLOTS, drawn_plot, plot_names, second_plot
@@ -244,7 +245,7 @@ class TrainScreen(RunScreen):
         score = training_text.result_words(view)
         ended = not view.live and view.checkpoint
         self.show_next_step(f"Trained{score}" if ended else "", ("chat", "chat with it"),
-                            ("learn", training_text.said_words(*self._said)), ("export", "export it"),
+                            ("learn", said_words(*self._said)), ("export", "export it"),
                             ("rate", "rate its answers"), ("report", "did it help?"), ("resume", "go on"))  # fmt: skip
         if view.comparison is not None and not view.step:
             self.show_next_step("Evaluated", ("report", "worst answers, report"), ("rate", "rate its answers"))

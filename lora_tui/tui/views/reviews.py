@@ -1,4 +1,4 @@
-"""What a rating or a verdict did, as a line: the weights that moved most, and the score of what was rated.
+"""What a rating or a verdict did, in a line: the weights that moved most, what was rated, how much there is to learn.
 
 Small and apart because the sheets of pairs, of answers and the chat show it alike.
 """
@@ -8,6 +8,7 @@ from typing import Any
 from textual.content import Content
 
 from lora_tui.protocol.backend import ReviewResult
+from lora_tui.text import count
 from lora_tui.tui.text import DIM, metric_name, styled
 
 _SHOWN = 3
@@ -46,9 +47,14 @@ def change_message(result: ReviewResult, score_digits: int) -> str:
     return f"{result.message} {' · '.join(change.plain.split(chr(10)))}" if moved else result.message
 
 
+def said_words(preferences: int, verdicts: int) -> str:
+    """What can be done with what people have said: "learn from 31 preferences"."""
+    return f"learn from {count(preferences, 'preference') if preferences else count(verdicts, 'rating')}"
+
+
 def _from_to(before: float, after: float, digits: tuple[int, ...]) -> str:
     """ "0.30 → 0.34" with as few of these decimals as tell the two apart; empty where none do."""
-    for count in digits:
-        if f"{before:.{count}f}" != f"{after:.{count}f}":
-            return f"{before:.{count}f} → {after:.{count}f}"
+    for digit in digits:
+        if f"{before:.{digit}f}" != f"{after:.{digit}f}":
+            return f"{before:.{digit}f} → {after:.{digit}f}"
     return ""

@@ -19,7 +19,7 @@ from lora_tui.protocol.comparison import (
 )
 from lora_tui.protocol.knowledge import KnowledgeTest, knowledge_rows, knowledge_title
 from lora_tui.store.rows import Evaluation, Sample
-from lora_tui.text import controls_text, count, duration, one_line, question_of
+from lora_tui.text import controls_text, duration, one_line, question_of
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, lr_text, memory_text, metric_name, number, safe_line, score_mark, short_count, styled
 from lora_tui.tui.views.agreement import agreement_lines, people_text, share_text, weight_shares
@@ -275,11 +275,6 @@ def result_words(view: TrainingView) -> str:
         margin = "" if view.margin.last is None else f", margin {number(view.margin.last, '+.2f')}"
         return f": {number(100 * view.accuracy.last, '.0f')} % of preferences right{margin}"
     return f": score {view.best.score:.2f}" if view.best is not None else ""
-
-
-def said_words(preferences: int, verdicts: int) -> str:
-    """What can be done with what people have said: "learn from 31 preferences"."""
-    return f"learn from {count(preferences, 'preference') if preferences else count(verdicts, 'rating')}"
 
 
 def examples_word(view: TrainingView) -> str:
