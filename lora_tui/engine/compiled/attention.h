@@ -5,6 +5,9 @@
 #include "decoding.h"
 #include "tiles.h"
 
+/* Tokens for which there is room where so many are counted by 32. */
+INLINE size_t whole_tiles(size_t tokens) { return (tokens + 2 * LANES - 1) / (2 * LANES) * (2 * LANES); }
+
 INLINE void norm(const float *x, const void *weight, size_t size, float eps, float *y, int kind) {
     Vector squares = {0};
     for (size_t i = 0; i < size; i += LANES) squares += load(x + i) * load(x + i);
@@ -112,6 +115,50 @@ INLINE void add_all_values(const float *weights, size_t stride, int64_t queries,
     }
 }
 
+/* Weights (tokens, a multiple of 32) as the sums of two numbers of bfloat16 each, in their place: 32 of the greater, 32
+   of the smaller. What is lost is 2^-17 of a weight. */
+INLINE void halve(float *weights, size_t tokens) {
+    for (size_t t = 0; t < tokens; t += 2 * LANES) {
+        const Vector first = load(weights + t), second = load(weights + t + LANES);
+        const Vector great_first = rounded(first, BFLOAT16), great_second = rounded(second, BFLOAT16);
+        store_kind(weights + t, 0, great_first, BFLOAT16), store_kind(weights + t, LANES, great_second, BFLOAT16);
+        store_kind(weights + t, 2 * LANES, first - great_first, BFLOAT16);
+        store_kind(weights + t, 3 * LANES, second - great_second, BFLOAT16);
+    }
+}
+
+/* Keys and values of one key head: those of what all sequences begin with, then a sequence's own. */
+typedef struct {
+    const void *keys[2], *values[2];
+    size_t at[2], tokens[2];
+} Seen;
+
+/* Weighted sums of what queries see, (queries, width); of each query there are weights for `from[1]` and later tokens
+   of its own after those of the beginning. */
+INLINE void sums_of_values(const Call *call, const Seen *seen, float *weights, const size_t *from, int64_t queries,
+                           float *sums, int kind) {
+    const size_t width = call->model->width, stride = call->stride;
+    if (call->tiled) {
+        for (int64_t q = 0; q < queries; q++) halve(weights + q * stride, from[1] + whole_tiles(seen->tokens[1]));
+        for (size_t first = 0; first < width; first += 4 * LANES) {
+            const int groups = width - first < 4 * LANES ? (width - first) / LANES : 4;
+            no_sums();
+            for (int part = 0; part < 2; part++) {
+                const uint16_t *values = (const uint16_t *)seen->values[part] + seen->at[part] + first;
+                const float *own = weights + from[part];
+                if (groups == 4) tiled_values(own, stride, values, seen->tokens[part], width, 4);
+                else tiled_values(own, stride, values, seen->tokens[part], width, groups);
+            }
+            write_values(sums + first, width, groups);
+        }
+        return;
+    }
+    memset(sums, 0, queries * width * sizeof *sums);
+    for (int part = 0; part < 2; part++)
+        add_all_values(weights + from[part], stride, queries, seen->values[part], seen->at[part], seen->tokens[part],
+                       width, sums, kind);
+}
+
 /* Attention of `heads` heads, which share a key head, of `rows` rows, which follow one another in one sequence: they
    read the same keys and values. No more than 16 together. */
 static void attend(const Call *call, size_t number, int64_t row, int64_t rows, int64_t head, int64_t heads,
@@ -128,17 +175,24 @@ static void attend(const Call *call, size_t number, int64_t row, int64_t rows, i
              kind);
     }
     if (call->tiled) pack_rows(query, queries, width, packed);
-    const size_t prefix = step->prefix_tokens, before = step->lengths[row], all_own = before + rows;
-    const size_t shared = key_head * step->prefix_capacity * width;
-    const size_t at = (step->places[row] * model->key_heads + key_head) * step->capacity * width;
-    if (prefix)
-        scores_of(call, query, packed, queries, step->prefix_keys[number], shared, prefix, scores, stride, kind);
-    scores_of(call, query, packed, queries, step->keys[number], at, all_own, scores + prefix, stride, kind);
+    const size_t before = step->lengths[row];
+    Seen seen = {.keys = {NULL, step->keys[number]}, .values = {NULL, step->values[number]}};
+    seen.at[1] = (step->places[row] * model->key_heads + key_head) * step->capacity * width;
+    seen.tokens[1] = before + rows;
+    if (step->prefix_tokens) {
+        seen.keys[0] = step->prefix_keys[number], seen.values[0] = step->prefix_values[number];
+        seen.at[0] = key_head * step->prefix_capacity * width, seen.tokens[0] = step->prefix_tokens;
+    }
+    const size_t from[2] = {0, whole_tiles(seen.tokens[0])};
+    for (int part = 0; part < 2; part++)
+        scores_of(call, query, packed, queries, seen.keys[part], seen.at[part], seen.tokens[part], scores + from[part],
+                  stride, kind);
     float totals[TILE];
     for (int64_t q = 0; q < queries; q++) {
         float *own = scores + q * stride;
-        const size_t tokens = prefix + before + 1 + q / heads, end = (tokens + LANES - 1) / LANES * LANES;
-        for (size_t t = tokens; t < end; t++) own[t] = -INFINITY;
+        const size_t last = from[1] + before + 1 + q / heads, end = from[1] + whole_tiles(seen.tokens[1]);
+        for (size_t t = seen.tokens[0]; t < from[1]; t++) own[t] = -INFINITY;
+        for (size_t t = last; t < end; t++) own[t] = -INFINITY;
         Vector most = load(own);
         for (size_t t = LANES; t < end; t += LANES) most = chosen(load(own + t) > most, load(own + t), most);
         float highest = most[0];
@@ -150,12 +204,9 @@ static void attend(const Call *call, size_t number, int64_t row, int64_t rows, i
             store(own + t, weight);
             sum += weight;
         }
-        for (size_t t = end; t < prefix + all_own; t++) own[t] = 0.0f;
         totals[q] = sum_of(sum);
     }
-    memset(sums, 0, queries * width * sizeof *sums);
-    if (prefix) add_all_values(scores, stride, queries, step->prefix_values[number], shared, prefix, width, sums, kind);
-    add_all_values(scores + prefix, stride, queries, step->values[number], at, all_own, width, sums, kind);
+    sums_of_values(call, &seen, scores, from, queries, sums, kind);
     for (int64_t q = 0; q < queries; q++) {
         float *y = call->attended + ((row + q / heads) * model->heads + head + q % heads) * width;
         for (size_t i = 0; i < width; i += LANES)

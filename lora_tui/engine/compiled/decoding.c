@@ -139,9 +139,10 @@ int decode_step(const Model *model, const Step *step, float *x, int threads) {
     const size_t rows = step->rows < CHUNK ? step->rows : CHUNK;
     const size_t parts = greater(width + 2 * model->key_heads * model->width, 2 * inner);
     const size_t inputs = greater(greater(hidden, inner), width);
-    size_t tokens = step->prefix_tokens + 1;
-    for (int64_t r = 0; r < step->rows; r++) tokens = greater(tokens, step->prefix_tokens + step->lengths[r] + 1);
-    const size_t stride = (tokens + 2 * LANES) / LANES * LANES, scores = TILE * stride, ranks = most_ranks(model, step) / LANES * LANES + LANES;
+    size_t tokens = 1;
+    for (int64_t r = 0; r < step->rows; r++) tokens = greater(tokens, step->lengths[r] + 1);
+    const size_t stride = whole_tiles(step->prefix_tokens) + whole_tiles(tokens);
+    const size_t scores = TILE * stride, ranks = most_ranks(model, step) / LANES * LANES + LANES;
     const size_t shared = rows * (parts + width + inner), laid = (rows + TILE) * inputs, own_size = scores + ranks;
     const int alone = rows <= FEW_ROWS;
     const size_t prepared_size = rows * hidden + laid;

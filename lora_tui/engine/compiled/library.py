@@ -29,7 +29,7 @@ _PROCESSOR_FLAGS = (("-march=native",), ("-mcpu=native",), ())
 """All that this processor has, in the words of different compilers."""
 
 _SECONDS = 120
-"""Longest that a compilation may take; 2 s of processor time are usual."""
+"""Longest that a compilation may take; 2 to 5 s of processor time are usual."""
 
 
 class CompilationError(Exception):

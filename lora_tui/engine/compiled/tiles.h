@@ -57,12 +57,15 @@ static int have_tiles(void) {
     return known;
 }
 
+/* Compilers do not know that tiles are loaded from memory: what was written there must be there before. */
+#define WRITTEN __asm__ volatile("" ::: "memory")
+
 typedef struct { uint8_t palette, start, unused[14]; uint16_t bytes[16]; uint8_t rows[16]; } TileShapes;
 
 /* All eight tiles full, in this thread; `before` is what was, for `end_tiles`: other libraries may count on theirs. */
 static void begin_tiles(TileShapes *before) {
-    TileShapes own = {.palette = 1};
-    for (int i = 0; i < 8; i++) own.bytes[i] = 4 * TILE, own.rows[i] = TILE;
+    static const TileShapes own = {.palette = 1, .bytes = {64, 64, 64, 64, 64, 64, 64, 64},
+                                   .rows = {TILE, TILE, TILE, TILE, TILE, TILE, TILE, TILE}};
     _tile_storeconfig(before);
     _tile_loadconfig(&own);
 }
@@ -85,15 +88,20 @@ INLINE void write_sums(const float *sums, size_t rows, float *y, size_t stride) 
     for (size_t r = 0; r < rows; r++) store(y + r * stride, a[r]);
 }
 
+INLINE void no_sums(void) {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+
 /* One or two blocks of 16 outputs, `weight` their first line, for one or two blocks of 16 rows. */
 INLINE void tile_block(const char *weight, size_t inputs, const float *x, int blocks, int pairs, int ask, size_t rows,
                        float *y, size_t stride) {
     const size_t line = 2 * inputs, next = inputs * TILE;
     float sums[4][TILE * TILE] __attribute__((aligned(64)));
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    no_sums();
+    WRITTEN;
     for (size_t i = 0; i < inputs; i += 2 * TILE) {
         const char *from = weight + 2 * i;
         if (ask) {
@@ -152,6 +160,7 @@ static void tiled_scores(const uint16_t *keys, size_t tokens, size_t width, cons
         keys = last;
     }
     _tile_zero(0);
+    WRITTEN;
     for (size_t i = 0; i < width; i += 2 * TILE) {
         _tile_loadd(4, keys + i, 2 * width);
         _tile_loadd(6, x + i / 2 * TILE, 4 * TILE);
@@ -162,8 +171,64 @@ static void tiled_scores(const uint16_t *keys, size_t tokens, size_t width, cons
     write_sums(sums, rows, scores, stride);
 }
 
+/* Sixteen values of 32 tokens in pairs of tokens, 0 where there are fewer: (pairs, 16, 2). */
+INLINE void pack_values(const uint16_t *values, size_t tokens, size_t width, Bits *room) {
+    for (size_t p = 0; p < TILE; p++) {
+        Bits even = {0}, odd = {0};
+        if (2 * p < tokens) even = __builtin_convertvector(*(const StoredHalfBits *)(values + 2 * p * width), Bits);
+        if (2 * p + 1 < tokens)
+            odd = __builtin_convertvector(*(const StoredHalfBits *)(values + (2 * p + 1) * width), Bits);
+        room[p] = even | odd << 16;
+    }
+}
+
+/* Add to tiles 0 to 3 what 16 queries find in `groups` times 16 values a token, by weights that `halved` has left. */
+INLINE void tiled_values(const float *weights, size_t stride, const uint16_t *values, size_t tokens, size_t width,
+                         int groups) {
+    for (size_t t = 0; t < tokens; t += 2 * TILE) {
+        Bits room[4][TILE];
+        for (int group = 0; group < groups; group++)
+            pack_values(values + t * width + group * TILE, tokens - t, width, room[group]);
+        WRITTEN;
+        _tile_loadd(4, weights + t, 4 * stride);
+        _tile_loadd(5, weights + t + TILE, 4 * stride);
+        _tile_loadd(6, room[0], 4 * TILE);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(0, 5, 6);
+        if (groups > 1) {
+            _tile_loadd(7, room[1], 4 * TILE);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(1, 5, 7);
+        }
+        if (groups > 2) {
+            _tile_loadd(6, room[2], 4 * TILE);
+            _tile_dpbf16ps(2, 4, 6);
+            _tile_dpbf16ps(2, 5, 6);
+        }
+        if (groups > 3) {
+            _tile_loadd(7, room[3], 4 * TILE);
+            _tile_dpbf16ps(3, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        WRITTEN; /* the room is used again */
+    }
+}
+
+INLINE void write_values(float *sums, size_t width, int groups) {
+    _tile_stored(0, sums, 4 * width);
+    if (groups > 1) _tile_stored(1, sums + TILE, 4 * width);
+    if (groups > 2) _tile_stored(2, sums + 2 * TILE, 4 * width);
+    if (groups > 3) _tile_stored(3, sums + 3 * TILE, 4 * width);
+}
+
 #else
 typedef struct { int none; } TileShapes;
+static void no_sums(void) {}
+static void write_values(float *sums, size_t width, int groups) { (void)sums, (void)width, (void)groups; }
+static void tiled_values(const float *weights, size_t stride, const uint16_t *values, size_t tokens, size_t width,
+                         int groups) {
+    (void)weights, (void)stride, (void)values, (void)tokens, (void)width, (void)groups;
+}
 static int have_tiles(void) { return 0; }
 static void begin_tiles(TileShapes *before) { (void)before; }
 static void end_tiles(const TileShapes *before) { (void)before; }
