@@ -59,7 +59,7 @@ async def _add(
 ) -> tuple[int, list[int], list[float | None]]:
     """Add the runs; returns the group, its runs, and the seconds that each is expected to take."""
     named = options.get("train_data_file")
-    planned = [with_values(settings, point) for point in points]  # before a store is made
+    planned = [with_values(settings, point, named="the sweep") for point in points]  # before a store is made
     async with await Store.open(store_path) as store:
         history = await planned_runs(store)
         seconds = [

@@ -207,6 +207,8 @@ def _formatted(value: Any, *, as_said: bool = False) -> str:
         return clean(value["summary"])
     if isinstance(value, Mapping) and value.keys() == {"value", "low", "high"}:
         return interval_text(Estimate(**value))
+    if isinstance(value, Mapping) and all(isinstance(part, str) for part in value.values()):
+        return "; ".join(f"{clean(str(name))}: {clean(part)}" for name, part in value.items())
     if isinstance(value, Mapping):
         names = {name: clean(str(name)) if as_said else clean(str(name)).replace("_", " ") for name in value}
         return ", ".join(f"{_formatted(part)} {names[name]}" for name, part in value.items() if part)

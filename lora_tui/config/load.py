@@ -126,16 +126,20 @@ def load_settings(
     )
 
 
-def with_values(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+def with_values(settings: Settings, changes: Mapping[str, Any], *, named: str = "the change") -> Settings:
     """Return `settings` with each dotted key of `changes` set to its value, checked. Raises `ConfigError`.
 
-    What is changed counts as written, the rest as before.
+    What is changed counts as written, the rest as before. `named` is what errors call the changes.
     """
+
+    def source(_path: KeyPath) -> Source:
+        return Source(named)
+
     problems: list[Problem] = []
-    entries = [_Entry(tuple(name.split(".")), settings_value(settings, name), _change) for name in all_keys()]
+    entries = [_Entry(tuple(name.split(".")), settings_value(settings, name), source) for name in all_keys()]
     changed: list[_Entry] = []
     for name, value in changes.items():
-        changed += _override(key_path(name), value, _change, problems)
+        changed += _override(key_path(name), value, source, problems)
     return with_written(_validated([*entries, *changed], problems), written_keys(settings) | _names(changed))
 
 

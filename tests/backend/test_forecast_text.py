@@ -29,6 +29,14 @@ def test_a_training_file_that_does_not_exist_keeps_training_from_beginning() -> 
     assert training_forecast(forecast_with_history(Settings())).blocker is None
 
 
+def test_no_advice_is_given_on_what_is_chosen_once_there_is_data() -> None:
+    model = {"fine_tuning.model_name": "builtin"}
+    assert training_forecast(forecast_with_history(with_values(Settings(), model))).warnings == ()
+    for written in ({"fine_tuning.optimizer.lora_lr": 3e-5}, {"fine_tuning.recipe": "as written"}):
+        warnings = training_forecast(forecast_with_history(with_values(Settings(), {**model, **written}))).warnings
+        assert any(warning.startswith("fine_tuning.optimizer.lora_lr = 3e-5:") for warning in warnings)
+
+
 def test_an_empty_training_file_may_be_filled_and_is_no_blocker() -> None:
     Path("accepted_training_data.txt").touch()
     assert training_forecast(forecast_with_history(Settings())).blocker is None

@@ -54,7 +54,7 @@ def test_a_sweep_does_not_work_what_else_waits(program: Program) -> None:
 
 def test_a_mistake_in_one_point_adds_no_run(program: Program) -> None:
     for spec, message in (
-        ("fine_tuning.lora.r=8,0", "fine_tuning.lora.r"),
+        ("fine_tuning.lora.r=8,0", "the sweep: fine_tuning.lora.r must"),
         ("fine_tuning.lora.rank=8,16", "fine_tuning.lora.rank"),
         ("lora_lr=1e-4,1e-3", "Did you mean fine_tuning.optimizer.lora_lr?"),
         ("fine_tuning.lora.r=8", "one run alone"),

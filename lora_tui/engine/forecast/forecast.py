@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lora_tui.config.advice import advise
 from lora_tui.config.models import Settings
+from lora_tui.config.written import left_to_recipe
 from lora_tui.config.reference import toml_value
 from lora_tui.engine.data.survey import Survey, survey_of_run
 from lora_tui.engine.forecast.generation import GenerationForecast, forecast_generation
@@ -67,18 +68,18 @@ def forecast_with_history(
     training = forecast_training(settings, history, data_file, counts)
     found = find_architecture(settings.fine_tuning.model_name)
     architecture = None if isinstance(found, str) else found
-    warnings = [
-        *_warnings(settings, training, architecture),
-        *advise(
-            settings,
-            optimizer_steps=_as_int(training.length.steps),
-            trainable_parameters=_as_int(training.model.trainable_parameters),
-            examples=_as_int(training.data.examples),
-            hidden_size=None if architecture is None else architecture.hidden,
-            model_type=None if architecture is None else architecture.model_type,
-        ),
-    ]
-    return SettingsForecast(training, forecast_generation(settings), tuple(warnings), recipe.choices, refusal)
+    advice = advise(
+        settings,
+        optimizer_steps=_as_int(training.length.steps),
+        trainable_parameters=_as_int(training.model.trainable_parameters),
+        examples=_as_int(training.data.examples),
+        hidden_size=None if architecture is None else architecture.hidden,
+        model_type=None if architecture is None else architecture.model_type,
+    )
+    if counts.problem is not None:  # what the recipe will choose once there is data has no value yet
+        advice = [line for line in advice if not left_to_recipe(settings, line.partition(" = ")[0])]
+    warnings = (*_warnings(settings, training, architecture), *advice)
+    return SettingsForecast(training, forecast_generation(settings), warnings, recipe.choices, refusal)
 
 
 def _as_int(estimate: Estimate) -> int | None:

@@ -96,7 +96,7 @@ class LearnScreen(ModeScreen):
         self.show_run_in_bar(self.state.live_run, no_run=styled((place, DIM)))
         store = self.store
         if store is None:
-            hint = Content("Nothing to show yet: start with Show me (press q, or 1).")
+            hint = Content("Nothing to show yet. First steps (ctrl+p) shows the whole way once, with 1.")
             self.query_one("#own-words", Static).update(hint)
             return
         run = self.state.run_on("train")
