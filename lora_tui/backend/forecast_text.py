@@ -56,12 +56,19 @@ def training_forecast(forecast: SettingsForecast) -> ForecastText:
 
 
 def _no_data(forecast: SettingsForecast) -> Blocker | None:
-    """The blocker where the training file does not exist, or nobody has said what is to be learned."""
+    """The blocker where the training file does not exist or is refused, or nobody has said what is to be learned."""
     data = forecast.training.data
     if data.exists and data.problem is not None and data.problem.startswith(NOTHING_SAID):
         why, _, remedy = data.problem.partition("\n")
         return Blocker(
             "There is nothing to prefer yet.", why, remedy or "w on Train rates answers; a chat rates replies."
+        )
+    if data.exists and data.refused:
+        return Blocker(
+            f"Training cannot use {one_line(str(data.path), 100)}",
+            one_line(data.problem or "", 300),
+            "Mend the file, or name another.",
+            "data",
         )
     if data.exists:
         return None

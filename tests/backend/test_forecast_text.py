@@ -42,6 +42,16 @@ def test_an_empty_training_file_may_be_filled_and_is_no_blocker() -> None:
     assert training_forecast(forecast_with_history(Settings())).blocker is None
 
 
+def test_a_training_file_that_is_refused_is_asked_for_before_a_run_begins() -> None:
+    Path("accepted_training_data.txt").write_bytes(b"\xaf\xaf\n")
+    blocker = training_forecast(forecast_with_history(Settings())).blocker
+    assert blocker is not None
+    assert blocker.form == "data"
+    assert "is not UTF-8" in blocker.why
+    Path("accepted_training_data.txt").write_text("Question: a\nAnswer: b\n")
+    assert training_forecast(forecast_with_history(Settings())).blocker is None
+
+
 def test_a_missing_folder_then_a_missing_key_keep_generation_from_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = with_values(Settings(), {"data_generation.input_folder": "notes"})
     blocker = generation_forecast(forecast_with_history(settings), settings).blocker

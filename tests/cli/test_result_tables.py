@@ -90,7 +90,10 @@ def test_figures_paths_and_commands_stand_on_lines_of_their_own() -> None:
 
 def test_skipped_files_are_named_with_their_reasons_behind_them() -> None:
     skipped = {"a.bin": "it is binary", "b_1.txt": "it is empty"}
-    assert written(write_result, {"skipped_files": skipped}) == "skipped files  a.bin: it is binary; b_1.txt: it is empty\n"
+    assert (
+        written(write_result, {"skipped_files": skipped})
+        == "skipped files  a.bin: it is binary; b_1.txt: it is empty\n"
+    )
 
 
 def test_what_is_known_of_the_score_is_one_sentence() -> None:

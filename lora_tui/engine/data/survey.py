@@ -52,6 +52,7 @@ _CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]+")
 class Survey:
     """Counts of a training file: examples by form, and what each holds. All are 0 where `problem` says why.
 
+    `refused` says that the problem is in what the file holds: training would refuse it, too.
     `tokens` is an estimate for each example, its end mark included, `questions` each one's `question_digest`, and
     `changed_at` when the file was last written.
     """
@@ -64,6 +65,7 @@ class Survey:
     tokens: Sequence[int] = ()
     questions: Sequence[int] = ()
     changed_at: float = 0.0
+    refused: bool = False
 
     @property
     def examples(self) -> int:
@@ -145,7 +147,8 @@ def _count(path: Path, size: int, changed_at: float) -> Survey:
     try:
         found = read_examples(path)
     except (UsageError, UnreachableError) as refusal:
-        return Survey(path, exists=True, problem=str(refusal), changed_at=changed_at)
+        refused = isinstance(refusal, UsageError) and size > 0  # an empty one may be about to be filled
+        return Survey(path, exists=True, problem=str(refusal), refused=refused, changed_at=changed_at)
     return replace(survey_of(path, found), changed_at=changed_at)
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from lora_tui.config.advice import advise
 from lora_tui.config.models import Settings
-from lora_tui.config.written import left_to_recipe
 from lora_tui.config.reference import toml_value
+from lora_tui.config.written import left_to_recipe
 from lora_tui.engine.data.survey import Survey, survey_of_run
 from lora_tui.engine.forecast.generation import GenerationForecast, forecast_generation
 from lora_tui.engine.forecast.recipe import CannotLearn, cannot_learn, resolve_recipe

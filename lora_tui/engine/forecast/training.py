@@ -94,7 +94,7 @@ def _torch_has_cuda() -> bool:
 def _data(file: Survey, model_runs: Sequence[PlannedRun], training: Training) -> DataForecast:
     if file.problem is not None:
         unknown = Estimate(None, file.problem)
-        return DataForecast(file.path, file.exists, file.problem, unknown, {}, 0, unknown, unknown)
+        return DataForecast(file.path, file.exists, file.problem, unknown, {}, 0, unknown, unknown, file.refused)
     held_out = set(draw_holdout(file.questions, training.validation_share, training.seed))
     same_run = next((run for run in model_runs if _same_data(run, file, training.max_length)), None)
     if same_run is not None:

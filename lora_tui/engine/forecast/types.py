@@ -24,7 +24,7 @@ class Estimate:
 class DataForecast:
     """The training file: its examples by form, records that are skipped, and the tokens of one epoch.
 
-    `examples` and `tokens` are those that are trained on; `held_out` more are not.
+    `examples` and `tokens` are those that are trained on; `held_out` more are not. `refused`: it will refuse the file.
     """
 
     path: Path
@@ -35,6 +35,7 @@ class DataForecast:
     skipped: int
     tokens: Estimate
     held_out: Estimate
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
