@@ -47,6 +47,9 @@ _UNITS_OF_MEASURE = {
 _ROUNDING = 0.015
 """By how much a quantity may differ from what it says in another unit."""
 
+_MOST = 1e18
+"""Numbers from here on are in no other unit: products of them could be infinite."""
+
 _NUMBER_WORD = "|".join([*UNITS, *TENS, "half an?", "an?"])
 _QUANTITY = re.compile(rf"\b(\d[\d,]*(?:\.\d+)?|{_NUMBER_WORD})( and a half)?[\s-]*([a-z]+)\b")
 _OFTEN = re.compile(
@@ -144,7 +147,7 @@ def _rates(text: str) -> Iterator[tuple[str, float, float]]:
     """Yield how often something happens: the number as it is compared, its value, and within how many seconds."""
     for match in _OFTEN.finditer(text.casefold()):
         unit = match[2].rstrip("s")
-        if unit in _SECONDS and (value := _value(match[1])) is not None:
+        if unit in _SECONDS and (value := _value(match[1])):  # what happens zero times a day has no period
             yield plain_number(Decimal(f"{value:g}")) if value < 1e6 else str(int(value)), value, _SECONDS[unit]
     for match in _EVERY.finditer(text.casefold()):
         unit = match[2] if match[2] in _SECONDS else match[2].rstrip("s")
@@ -153,8 +156,9 @@ def _rates(text: str) -> Iterator[tuple[str, float, float]]:
 
 
 def _value(word: str) -> float | None:
-    """Return what a number is, in digits or as one word; None for any other word."""
+    """Return what a number is, in digits or as one word; None for any other word, and beyond what anybody converts."""
     if word[0].isdigit():
-        return float(word.replace(",", ""))
+        value = float(word.replace(",", ""))
+        return value if value < _MOST else None
     named = {"once": 1, "twice": 2, "thrice": 3, "a": 1, "an": 1, "half a": 0.5, "half an": 0.5, "a dozen": 12}
     return named.get(word, UNITS.get(word, TENS.get(word)))
