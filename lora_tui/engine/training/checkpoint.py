@@ -100,6 +100,9 @@ class TrainerState:
     made_with: dict[str, Any] = field(default_factory=dict)
 
 
+_ADDED_LATER = ("reworded_share", "everyday_examples")
+"""Keys of ``fine_tuning.training`` that count for an identity only where they are not 0."""
+
 _WITHOUT_VALIDATION, _WITHOUT_VARIANTS = 1, 2
 """Forms of an identity: of before there was a validation share, and before LoRA's variants."""
 
@@ -138,7 +141,7 @@ def _relevant(dataset: Fingerprinted, settings: FineTuning, dtype: str) -> dict[
     }
     parts = {"qlora", "lora", "optimizer", "scheduler", "sampling", "training"}
     relevant = settings.model_dump(mode="json", include=parts, exclude={"training": not_in_identity})
-    for added_later in ("reworded_share", "everyday_examples"):  # off, they are in no older checkpoint's identity
+    for added_later in _ADDED_LATER:  # off, they are in no older checkpoint's identity
         if not relevant["training"][added_later]:
             del relevant["training"][added_later]
     if settings.method != "sft":  # nor is there one of an objective that it did not know
@@ -154,8 +157,9 @@ def run_identities(dataset: Fingerprinted, settings: FineTuning, dtype: str) -> 
 
 
 def identity_settings(dataset: Fingerprinted, settings: FineTuning, dtype: str) -> dict[str, Any]:
-    """Return what `run_identity` hashes, by dotted key of the configuration; ``data`` is the data's hash."""
+    """Return what `run_identity` hashes, also what is 0, by dotted key; ``data`` is the data's hash."""
     relevant = _relevant(dataset, settings, dtype)
+    relevant["training"] |= {name: getattr(settings.training, name) for name in _ADDED_LATER}
     data = relevant.pop("data")
     return {"data": data, "fine_tuning.method": settings.method, **dict(_flat(relevant, "fine_tuning."))}
 

@@ -161,6 +161,7 @@ def test_without_a_checkpoint_resuming_begins_at_the_beginning(trainer: Callable
         {"training.seed": 1},
         {"training.batch_size": 1},
         {"training.max_epochs": 4},
+        {"training.reworded_share": 0.5},
         {"sampling.keyword_weight": 3.0},
         {"model_name": "another"},
     ],
