@@ -148,7 +148,9 @@ def test_other_units_are_worked_out_and_bare_answers_held_to_their_kind(
     assert (refusal.cause if refusal else None) == expected
 
 
-@pytest.mark.parametrize("said", ["zero times a day", "0 times a day", f"every {'9' * 400} days", f"{'9' * 400} metres"])
+@pytest.mark.parametrize(
+    "said", ["zero times a day", "0 times a day", f"every {'9' * 400} days", f"{'9' * 400} metres"]
+)
 def test_no_number_is_too_small_or_too_large_to_be_looked_at(said: str) -> None:
     passage = f"The sluice of the Orlen canal fails {said}; it opens within 3 minutes."
     asked = "How long does the sluice of the Orlen canal take to open?"
