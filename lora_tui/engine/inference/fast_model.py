@@ -26,6 +26,7 @@ from transformers.activations import SiLUActivation
 from lora_tui.engine.inference.compiled_step import CompiledSteps, StepLayer, StepShape
 from lora_tui.engine.inference.key_values import Attention, CachedAttention, KeyValueCache
 from lora_tui.engine.inference.matrices import BASE, JoinedLinear, PackingBudget, RowAdapters, UnsupportedError
+from lora_tui.engine.models.huge_pages import start_moving_to_huge_pages
 from lora_tui.engine.models.loaded_checks import is_plain_layer
 
 _log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class FastModel:
         self._layers = [_layer(layer, budget) for layer in decoder.layers]
         self._norm = _norm(decoder.norm)
         self._head = JoinedLinear([model.lm_head], budget)
+        start_moving_to_huge_pages([self._embedding, *(one for part in self._products() for one in part.weights)])
         self._fingerprint = self._sampled()
         self._form = _form(self._embedding)
         self._int8 = False
