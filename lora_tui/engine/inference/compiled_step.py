@@ -33,6 +33,9 @@ _MOST_PARTS = 3
 _PRODUCTS = 4
 """Products of a layer that adapters may stand beside."""
 
+_SCORED_ROWS = 1024
+"""Rows whose likelihoods are computed at once: each thread has 4 kB of scratch for each of them."""
+
 _Address, _Count, _Float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
 
@@ -190,11 +193,12 @@ class CompiledSteps:
         """
         x, wanted = hidden.float().contiguous(), targets.contiguous()
         found = torch.empty(len(x))
-        addresses = (_Address(one.data_ptr()) for one in (x, wanted, found))
-        if self._library.decode_likelihoods(
-            ctypes.byref(self._model), _Count(len(x)), *addresses, torch.get_num_threads()
-        ):
-            raise MemoryError("decoding")
+        for parts in zip(*(torch.split(one, _SCORED_ROWS) for one in (x, wanted, found)), strict=True):
+            rows, addresses = len(parts[0]), (_Address(part.data_ptr()) for part in parts)
+            if self._library.decode_likelihoods(
+                ctypes.byref(self._model), _Count(rows), *addresses, torch.get_num_threads()
+            ):
+                raise MemoryError("decoding")
         return found
 
     def _low_ranks(self, names: tuple[str, ...]) -> Any:

@@ -17,6 +17,7 @@ import torch
 
 from lora_tui.engine.compiled import library
 from lora_tui.engine.compiled.library import DECODING, load_library
+from lora_tui.engine.inference import compiled_step
 from lora_tui.engine.inference.compiled_step import CompiledSteps
 from lora_tui.engine.inference.fast_model import FastModel
 from lora_tui.engine.inference.key_values import (
@@ -180,6 +181,30 @@ def test_a_prompt_has_the_same_bits_in_parts_and_beside_others(words: Any, famil
     alone = read([[(0, 0, 1)], [(1, 0, 7)], [(1, 7, 8), (2, 0, 33)], [(1, 8, MANY_ROWS), (2, 33, 40)]])
     for one, other in zip(together, alone, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@torch.no_grad()
+def test_likelihoods_of_many_rows_are_computed_some_at_a_time(
+    words: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast, steps = model_of(words, "llama", dtype)
+    hidden = torch.randn(37, len(steps.norm), generator=torch.Generator().manual_seed(3)).to(dtype)
+    targets = torch.arange(37) % fast.vocabulary
+    wanted = fast.logits(hidden).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+    together = fast.log_probabilities(hidden, targets, None)
+    assert torch.allclose(together, wanted, atol=1e-5)
+    rows = list[int]()
+    computed = steps._library.decode_likelihoods
+    monkeypatch.setattr(compiled_step, "_SCORED_ROWS", 16)
+
+    def counted(model: Any, some: Any, *more: Any) -> int:
+        rows.append(some.value)
+        return int(computed(model, some, *more))
+
+    monkeypatch.setattr(steps._library, "decode_likelihoods", counted)
+    assert torch.equal(fast.log_probabilities(hidden, targets, None), together)
+    assert rows == [16, 16, 5]
 
 
 @torch.no_grad()
