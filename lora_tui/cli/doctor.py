@@ -166,7 +166,7 @@ def _compiler() -> Iterator[Finding]:
         computes = (compiled_step.unusable_reason(), compiled_ops.unusable_reason())
         reasons = [reason for reason in computes if reason is not None]
     works = None if reasons else f"{os.environ.get('CC') or 'cc'} compiles our code for this processor"
-    costs = "on a CPU, replies take about twice as long and training a tenth longer; everything else works"
+    costs = "on a CPU, replies take about twice as long and training half as long again; everything else works"
     absent = f"{one_line(redact(reasons[0]), 120)}: {costs}" if reasons else ""
     yield _found("Device", "C compiler", works, absent, "missing", "install gcc or clang, or name one with CC=…")
 

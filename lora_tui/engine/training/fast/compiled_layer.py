@@ -59,9 +59,8 @@ class _Kept:
 
     In the model's precision ``(T, …)``: the first norm's result, queries, keys, values, attention's result, gate, up;
     the second norm's result and the gated product, where what they go into is trained. The last four may be None: they
-    are not needed, or computed again. In float32:
-    the sum that the second norm reads, both norms' factors, attention's sums, and each linear layer's low-rank
-    activations, None where it has none.
+    are not needed, or computed again. In float32: the sum that the second norm reads, both norms' factors, attention's
+    sums, and each linear layer's low-rank activations, None where it has none.
     """
 
     normed: Tensor
