@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from lora_tui.config.keys import settings_value
 from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
 from lora_tui.engine.data.hub_dataset import FETCHING, look_up
@@ -22,6 +23,7 @@ from lora_tui.engine.data.read import (
     training_file,
 )
 from lora_tui.engine.data.survey import survey_of
+from lora_tui.engine.evaluation.own_prompts import TEST_PROMPTS
 from lora_tui.engine.forecast.recipe import Recipe, cannot_learn, choose_prompts, resolve_model, resolve_recipe
 from lora_tui.engine.jobs.starting_adapter import starting_adapter, with_shape_of
 from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name, find_adapter
@@ -38,7 +40,7 @@ from lora_tui.protocol.choice import Choice
 from lora_tui.protocol.comparison import NO_HELD_OUT
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
-from lora_tui.store.queries.runs import newest_event
+from lora_tui.store.queries.runs import events_of_kinds
 
 if TYPE_CHECKING:
     from lora_tui.engine.chat.session import ChatHost, ChatSession
@@ -53,7 +55,7 @@ async def train(ctx: RunContext) -> dict[str, Any]:
     ready = await _ready_to_train(ctx)
     job = await _imported(ctx, _train_job)
     ctx.raise_if_stopping()
-    choices = await _earlier_choices(ctx) or ready.choices
+    choices = await _earlier_choices(ready.ctx) or ready.choices
     try:
         return await job(ready.ctx, ready.data_file, ready.data, choices, ready.begins_with)
     except OtherRunError:
@@ -150,10 +152,18 @@ def _fetch_progress(ctx: RunContext) -> LoadProgress:
 
 
 async def _earlier_choices(ctx: RunContext) -> tuple[Choice, ...]:
-    """What a run that goes on was given when it began: its stored settings have it, and leave nothing to choose."""
-    plan = await newest_event(ctx.store, ctx.run_id, "plan") if ctx.resumed else None
-    found = () if plan is None else plan.payload.get("chosen") or ()
-    return tuple(Choice(one["key"], one["value"], one["reason"]) for one in found)
+    """What a run that goes on was given when it began: its stored settings have it, and leave nothing to choose.
+
+    Without what has been written since: a run with no checkpoint yet may go on with other settings.
+    """
+    plans = await events_of_kinds(ctx.store, ctx.run_id, ["plan"], limit=1) if ctx.resumed else []
+    found = [one for plan in plans for one in plan.payload.get("chosen") or ()]
+    choices = (Choice(one["key"], one["value"], one["reason"]) for one in found)
+    return tuple(choice for choice in choices if choice.key == TEST_PROMPTS or _is_in_force(choice, ctx.settings))
+
+
+def _is_in_force(choice: Choice, settings: Settings) -> bool:
+    return bool(settings_value(settings, choice.key) == choice.value)
 
 
 def _recipe(settings: Settings, data_file: Path, data: ReadResult, *, resumed: bool) -> Recipe:

@@ -586,13 +586,19 @@ def test_a_chosen_run_goes_on_with_what_was_chosen_and_tells_it_again(
         half = harness.run("train")
     assert half.state == "stopped"
     (tmp_path / "pairs.txt").touch()
+    other = ["fine_tuning.optimizer.lora_lr=5e-3"]
+    refused = asyncio.run(resume_run(harness.store_path, half.run_id, overrides=other))
+    _, future = harness.engine.submit("train", refused.settings, None, half.run_id)
+    assert future.result(timeout=120).state == "failed"
     resumption = asyncio.run(resume_run(harness.store_path, half.run_id))
     _, future = harness.engine.submit("train", resumption.settings, None, half.run_id)
     rest = future.result(timeout=120)
     assert rest.state == "finished", rest
     assert same(weights(whole.result["adapter"]), weights(rest.result["adapter"]))
-    first, second = harness.events(half.run_id, "plan")
+    first, other_rate, second = harness.events(half.run_id, "plan")
     assert first.payload["chosen"] == second.payload["chosen"] != []
+    written = [one for one in first.payload["chosen"] if one not in other_rate.payload["chosen"]]
+    assert [one["key"] for one in written] == ["fine_tuning.optimizer.lora_lr"]
     assert first.payload["everyday"] == second.payload["everyday"]
 
 
