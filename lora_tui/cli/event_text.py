@@ -11,7 +11,7 @@ from lora_tui.protocol.choice import METHOD_EXAMPLES, chosen_rows, short_key
 from lora_tui.protocol.comparison import comparison_from, questions_text, verdict_text
 from lora_tui.protocol.endpoints import asked_count
 from lora_tui.protocol.knowledge import knowledge_from, knowledge_summary, knowledge_title
-from lora_tui.protocol.rate_probe import probe_line
+from lora_tui.protocol.rate_probe import probe_line, rate_text
 from lora_tui.protocol.serving import announcement_lines
 from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
@@ -107,12 +107,12 @@ def event_lines(event: Event) -> list[str]:
 
 
 def step_line(step: Mapping[str, Any]) -> str:
-    """Return an optimizer step: "step 84/120  loss 0.412  lr 8.1e-04  grad 0.87  344 tokens/s  2m 56s left"."""
+    """Return an optimizer step: "step 84/120  loss 0.412  lr 8.1e-4  grad 0.87  344 tokens/s  2m 56s left"."""
     parts = [f"step {step.get('step', 0)}/{step.get('steps') or '?'}", f"loss {_number(step.get('loss'), '.3f')}"]
     if "reward_accuracy" in step:
         parts.append(f"margin {_number(step.get('reward_margin'), '.2f')}")
         parts.append(f"{_number(100 * step['reward_accuracy'], '.0f')} % told right")
-    parts.append(f"lr {_number(step.get('lr'), '.2g')}")
+    parts.append(f"lr {rate_text(step['lr']) if step.get('lr') else _number(step.get('lr'), 'g')}")
     if step.get("grad_norm") is not None:
         parts.append(f"grad {_number(step['grad_norm'], '.2f')}")
     parts.append(f"{_number(step.get('tokens_per_s'), ',.0f')} tokens/s")

@@ -60,10 +60,19 @@ _LABELS = {
     "reward_accuracy": "preferences told right, last step",
     "reward_margin": "margin of the better answers",
     "hung_up": "hung up",
-    "stopped_by": "ended by",
+    "stopped_by": "ended",
     "agreement": "score and people",
     "people": "people would say",
 }
+
+
+_ENDINGS = {
+    "steps": "all steps taken",
+    "target_score": "target score reached",
+    "patience": "score stopped rising",
+    "request": "stopped on request",
+}
+"""Why a training has ended, as the app says it."""
 
 
 def write_result(streams: Streams, result: Mapping[str, Any]) -> None:
@@ -80,6 +89,8 @@ def write_result(streams: Streams, result: Mapping[str, Any]) -> None:
     if isinstance(result.get("points"), list) and "steepest" in result:
         write_probe(streams, result)
         result = {key: result[key] for key in ("commands",) if key in result}
+    if (ending := result.get("stopped_by")) in _ENDINGS:
+        result = {**result, "stopped_by": _ENDINGS[ending]}
     figures = [(key, value) for key, value in result.items() if _is_shown(key, value)]
     labels = [_LABELS.get(key, key.replace("_", " ")) for key, _ in figures]
     width = max((len(label) for label in labels), default=0)

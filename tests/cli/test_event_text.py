@@ -105,7 +105,7 @@ def test_the_forms_that_the_plan_tells_add_up() -> None:
 def test_a_loss_that_was_not_finite_is_a_gap_and_not_a_zero() -> None:
     assert step_line(
         {"step": 3, "steps": 9, "loss": None, "lr": 8.1e-4, "grad_norm": None, "tokens_per_s": 1344.2}
-    ) == ("step 3/9  loss –  lr 0.00081  1,344 tokens/s")
+    ) == ("step 3/9  loss –  lr 8.1e-4  1,344 tokens/s")
 
 
 @pytest.mark.parametrize(

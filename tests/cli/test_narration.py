@@ -25,7 +25,7 @@ def test_a_pipe_gets_plain_lines_without_escape_codes(program: Program) -> None:
     assert "run 1: generate" in ended.err
     assert "✓  8.4  what is ␛]52" in ended.err
     assert "[bold]this[/bold] [/]" in ended.err
-    assert "step 3/3  loss 0.667  lr 0.001" in ended.err
+    assert "step 3/3  loss 0.667  lr 1e-3" in ended.err
     assert "evaluation at step 3: score 0.64" in ended.err
     assert "saved (best, step 3, score 0.64): checkpoints/run-1/best" in ended.err
     assert "warning: the warm-up is longer than the run" in ended.err

@@ -78,14 +78,15 @@ def test_figures_paths_and_commands_stand_on_lines_of_their_own() -> None:
         "accepted": 12384,
         "best_score": 0.6432,
         "output_file": path,
-        "stopped_by": None,
+        "stopped_by": "patience",
         "commands": ["a b", "c"],
     }
     lines = written(write_result, result).splitlines()
     assert lines[0] == "accepted     12,384"
     assert lines[1] == "best score   0.643"
     assert lines[2] == f"output file  {path}"
-    assert lines[3:] == ["", "Go on with:", "  a b", "  c"]
+    assert lines[3] == "ended        score stopped rising"
+    assert lines[4:] == ["", "Go on with:", "  a b", "  c"]
 
 
 def test_skipped_files_are_named_with_their_reasons_behind_them() -> None:
