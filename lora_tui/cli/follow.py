@@ -14,7 +14,7 @@ from lora_tui.engine.runtime.engine import Outcome
 from lora_tui.engine.runtime.resume import store_flag
 from lora_tui.store import events, runs
 from lora_tui.store.connection import Store
-from lora_tui.store.rows import LIVE_STATES, Event, Run, worked_seconds
+from lora_tui.store.rows import LIVE_STATES, RESUMABLE_MODES, Event, Run, worked_seconds
 from lora_tui.terminal.signals import Interrupts
 from lora_tui.terminal.streams import Streams
 
@@ -87,7 +87,9 @@ class RunFollower:
         """Return how the run ended; its ``done`` event says when, the row of `run` what it took."""
         at = self.done.at if self.done is not None else run.ended_at if run is not None else None
         seconds = None if run is None else worked_seconds(run, run.ended_at)
-        return RunEnding(outcome, at or time.time(), seconds, resume_command(self.run_id, self.store.path))
+        can_go_on = run is None or run.mode in RESUMABLE_MODES
+        command = resume_command(self.run_id, self.store.path) if can_go_on else None
+        return RunEnding(outcome, at or time.time(), seconds, command)
 
 
 def resume_command(run_id: int, store_path: Path) -> str:

@@ -48,12 +48,15 @@ _BAR_COLUMNS = 24
 
 @dataclass(frozen=True)
 class RunEnding:
-    """How a run ended, when (seconds since the epoch), after how many seconds, and the command that resumes it."""
+    """How a run ended, when (seconds since the epoch), after how many seconds, and the command that resumes it.
+
+    No command resumes some modes: they begin anew.
+    """
 
     outcome: Outcome
     at: float
     seconds: float | None
-    resume_command: str
+    resume_command: str | None
 
 
 class Narrator:
@@ -258,6 +261,9 @@ def _closing_message(ending: RunEnding, report: Report) -> str:
             return report.unexpected(redact(run.error.removeprefix(_UNEXPECTED)))
         return shortened(redact(run.error))
     took = f" in {duration(ending.seconds)}" if ending.seconds is not None else ""
+    if ending.resume_command is None and run.state in ("stopped", "interrupted"):
+        happened = "stopped" if run.state == "stopped" else "lost its process"
+        return f"run {run.run_id} {happened}{took}. It is not resumed: give its command again to begin anew"
     if run.state == "stopped":
         return f"run {run.run_id} stopped{took}; its work is saved. Go on with: {ending.resume_command}"
     if run.state == "interrupted":

@@ -37,6 +37,14 @@ def wait_for_line(process: Process, text: bytes) -> None:
     raise AssertionError(f"{text!r} did not come")
 
 
+def test_what_cannot_be_resumed_does_not_say_so(started: Start) -> None:
+    with started("probe=endless", "--run", "probe") as terminal:
+        terminal.send("\x03")
+        assert terminal.wait() == 130
+        assert "It is not resumed: give its command again to begin anew" in " ".join(terminal.output.split())
+        assert "--resume" not in terminal.output
+
+
 def test_ctrl_c_saves_says_so_and_ends_with_130(started: Start, program: Program) -> None:
     with started("train=endless", "--run", "train") as terminal:
         terminal.send("\x03")

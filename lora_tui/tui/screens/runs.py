@@ -14,7 +14,7 @@ from textual.widgets import Input
 from lora_tui.protocol.backend import ChatTarget
 from lora_tui.store.queries.run_figures import RunFigures, run_figures
 from lora_tui.store.queries.runs import RunLine, checkpoints, newest_event
-from lora_tui.store.rows import LIVE_STATES, RESUMABLE_STATES, TRAINING_MODES, WAITING
+from lora_tui.store.rows import LIVE_STATES, RESUMABLE_MODES, RESUMABLE_STATES, TRAINING_MODES, WAITING
 from lora_tui.text import count
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Choice, ChoiceDialog, TextDialog
@@ -386,7 +386,8 @@ class RunsScreen(ModeScreen):
         if run is not None and run.position is not None and run.state not in LIVE_STATES:
             await self._queue.take_out(run)
         elif run is not None:
-            await self.actions.stop(run.id, f"Run {run.id} is asked to stop; its work is saved.")
+            saved = "; its work is saved" if run.mode in RESUMABLE_MODES else ""
+            await self.actions.stop(run.id, f"Run {run.id} is asked to stop{saved}.")
 
     def action_queue(self) -> None:
         """Ask what to add to the queue."""
