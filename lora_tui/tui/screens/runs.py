@@ -319,7 +319,7 @@ class RunsScreen(ModeScreen):
         if run is None:
             return action not in _OF_A_RUN
         live, has_adapter = run.state in LIVE_STATES, run.mode in TRAINING_MODES and run.folder is not None
-        resumable = run.state in RESUMABLE_STATES and run.mode in ("generate", "train", "quickstart")
+        resumable = run.state in RESUMABLE_STATES and run.mode in RESUMABLE_MODES
         queued = run.position is not None and not live
         offered = {"resume": resumable, "stop": live or queued, "reorder": queued, "sweep": run.group_id is not None}
         offered |= {"talk": has_adapter, "export": has_adapter, "delete": not live}
