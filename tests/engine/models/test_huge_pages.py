@@ -9,7 +9,6 @@ import torch
 from lora_tui.engine.models import huge_pages
 from lora_tui.engine.models.huge_pages import move_to_huge_pages, start_moving_to_huge_pages
 
-
 PAGE = 1 << 21
 
 
