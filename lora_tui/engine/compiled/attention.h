@@ -195,8 +195,7 @@ static void attend(const Call *call, size_t number, int64_t row, int64_t rows, i
         for (size_t t = last; t < end; t++) own[t] = -INFINITY;
         Vector most = load(own);
         for (size_t t = LANES; t < end; t += LANES) most = chosen(load(own + t) > most, load(own + t), most);
-        float highest = most[0];
-        for (int lane = 1; lane < LANES; lane++) highest = most[lane] > highest ? most[lane] : highest;
+        const float highest = largest(most);
         Vector sum = {0};
         for (size_t t = 0; t < end; t += LANES) {
             const Vector difference = load(own + t) - all(highest);

@@ -228,8 +228,7 @@ static void likelihoods_of(int thread, int threads, void *what) {
             for (size_t o = count; o % LANES; o++) own[o] = -INFINITY;
             Vector most = load(own), sum = {0};
             for (size_t o = LANES; o < count; o += LANES) most = chosen(load(own + o) > most, load(own + o), most);
-            float highest = most[0];
-            for (int lane = 1; lane < LANES; lane++) highest = most[lane] > highest ? most[lane] : highest;
+            const float highest = largest(most);
             for (size_t o = 0; o < count; o += LANES) {
                 const Vector difference = load(own + o) - all(highest);
                 sum += chosen(difference < -87.0f, (Vector){0}, exponential(difference));

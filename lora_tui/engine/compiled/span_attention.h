@@ -133,12 +133,6 @@ INLINE Whole seen_until(size_t first, size_t last) {
     return lanes <= (int32_t)last - (int32_t)first;
 }
 
-INLINE float largest(Vector value) {
-    float found = value[0];
-    for (int i = 1; i < LANES; i++) found = value[i] > found ? value[i] : found;
-    return found;
-}
-
 /* Weights of the query at place `own`, not yet divided by their sum, in the place of its scores; zeros up to `line`.
    Returns the largest score and the sum. */
 INLINE void weights_of_row(float *row, size_t own, size_t line, float *most, float *sum) {

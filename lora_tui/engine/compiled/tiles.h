@@ -182,7 +182,8 @@ INLINE void pack_values(const uint16_t *values, size_t tokens, size_t width, Bit
     }
 }
 
-/* Add to tiles 0 to 3 what 16 queries find in `groups` times 16 values a token, by weights that `halved` has left. */
+/* Add to tiles 0 to 3 what 16 queries find in `groups` times 16 values a token, by weights that `halve` has left.
+   A tile's number is a part of its instruction, so each group is written out. */
 INLINE void tiled_values(const float *weights, size_t stride, const uint16_t *values, size_t tokens, size_t width,
                          int groups) {
     for (size_t t = 0; t < tokens; t += 2 * TILE) {

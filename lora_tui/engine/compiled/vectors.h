@@ -96,6 +96,12 @@ INLINE float sum_of(Vector value) {
     return sums[0];
 }
 
+INLINE float largest(Vector value) {
+    float found = value[0];
+    for (int i = 1; i < LANES; i++) found = value[i] > found ? value[i] : found;
+    return found;
+}
+
 INLINE Vector exponential(Vector x) { /* 2^n · p(r) with |r| <= ln 2 / 2, Cephes' polynomial: 1e-7 relative */
     x = chosen(x < -87.0f, all(-87.0f), x);
     x = chosen(x > 88.0f, all(88.0f), x);

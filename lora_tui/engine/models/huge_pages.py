@@ -3,7 +3,8 @@
 Decoding reads all weights for each token. In pages of 4 KiB, as memory comes, every 64th line of them waits for an
 address to be looked up, in a virtual machine twice. ``MADV_COLLAPSE`` (Linux 6.1) copies what lies in small pages into
 a large one, in place: SmolLM2's step of one token takes 16.0 ms then and 18.8 before, two threads. It takes a second
-for 250 MB, so a thread of its own does it while the weights are used.
+for 250 MB, so a thread of its own does it while the weights are used. Small, and apart from the fast form, which is
+long enough and knows nothing of the system.
 """
 
 import ctypes
