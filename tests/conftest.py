@@ -15,6 +15,9 @@ import pytest
 # A GPU's kernels run in an interpreter. Triton asks for this when it is first imported, which bitsandbytes does, too.
 os.environ["TRITON_INTERPRET"] = "1"
 
+# As the program has it (`before_torch`): threads that spin while they wait took three quarters of some files' time.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # Tests that run side by side are no reason to refuse each other a device.
 os.environ["LORA_TUI_LOCKS"] = tempfile.mkdtemp(prefix="lora-tui-locks-")
 atexit.register(shutil.rmtree, os.environ["LORA_TUI_LOCKS"], ignore_errors=True)
