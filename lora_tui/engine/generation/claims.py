@@ -7,11 +7,13 @@ on the labelled pairs of the tests.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
 
+from lora_tui.engine.generation.number_reading import written
 from lora_tui.engine.generation.quantities import TENS, UNITS
+from lora_tui.engine.generation.questions.english import verbs_of
 from lora_tui.scoring.metrics import FUNCTION_WORDS, grounding
 from lora_tui.scoring.words import is_number, tokens
 
@@ -20,6 +22,9 @@ MIN_GROUNDING = 0.3
 
 Answers that speak of something else have less: 72 of 74. A right one in free words has half of its words elsewhere, so
 half as a bound (issue 16) stopped 11 of 326 right ones; this stops 3."""
+
+_MOST_MISSING = 5
+"""Content words that may be missing for each that is taken from the evidence: "she walks up all 142 steps"."""
 
 _MIN_MISSING = 3
 """Content words that must be missing before a short answer counts as one about something else."""
@@ -33,7 +38,7 @@ _LIGHT = frozenset(
     " parts time times case people number amount long short much many several morning evening afternoon night noon"
     " midnight day days hour hours minute minutes second seconds week weeks month months year years daily weekly"
     " monthly yearly percent degrees half quarter another whether hardly roughly exactly least most later earlier"
-    " afterwards meanwhile therefore however".split()
+    " afterwards meanwhile therefore however within onto dont doesnt didnt isnt arent wasnt wont cant couldnt".split()
 )
 """Words that any answer may use: what they say is said by those around them."""
 
@@ -41,7 +46,8 @@ _COUNTING = frozenset(
     {
         *UNITS,
         *TENS,
-        *"once twice thrice double triple first third fourth fifth sixth seventh eighth ninth tenth last".split(),
+        *"once twice thrice double triple half dozen couple fortnight decade century".split(),
+        *"first third fourth fifth sixth seventh eighth ninth tenth last".split(),
     }
 )
 """Words of numbers: what they count is looked at elsewhere."""
@@ -92,7 +98,7 @@ def wrong_name(answer: str, evidence: str, question: str, passage: str) -> str |
     Names in code, quotation marks or capitals must be in evidence or question; a capitalised word inside a sentence
     anywhere in the passage. Numbers are looked at elsewhere.
     """
-    if (name := wrong_code_name(answer, evidence, question)) is not None:
+    if (name := wrong_code_name(answer, evidence, question, passage)) is not None:
         return name
     bare = _QUOTED.sub(" ", answer)
     names = [match.group() for match in _CAPITALISED.finditer(bare)]
@@ -113,12 +119,16 @@ def wrong_name(answer: str, evidence: str, question: str, passage: str) -> str |
     return None
 
 
-def wrong_code_name(answer: str, evidence: str, question: str) -> str | None:
-    """Return a name in code or quotation marks that neither evidence nor question has; in any language."""
+def wrong_code_name(answer: str, evidence: str, question: str, passage: str = "") -> str | None:
+    """Return a name in code or quotation marks that neither evidence nor question has; in any language.
+
+    Words in quotation marks may have other endings there. A call may be put together from names of the passage, of
+    which one stands in evidence or question.
+    """
     near = _name_key(f"{evidence}\n{question}")
     for match in _QUOTED.finditer(answer):
         name = str(next(filter(None, match.groups())))
-        if not _holds(near, name):
+        if not (_holds(near, name) or _is_made_of(name, near, passage)):
             return name
     bare = _QUOTED.sub(" ", answer)
     for match in _CODE.finditer(bare) if _SIGN_OF_CODE.search(bare) else ():
@@ -126,6 +136,24 @@ def wrong_code_name(answer: str, evidence: str, question: str) -> str | None:
         if name not in _SHORT and any(character.isalpha() for character in name) and not _holds(near, name):
             return name
     return None
+
+
+_PART_OF_CALL = re.compile(r"[A-Za-z_]\w*")
+_PLAIN_WORDS = re.compile(r"[a-z]+(?:[- ][a-z]+)+")
+
+
+def _is_made_of(name: str, near: str, passage: str) -> bool:
+    """Tell whether a quoted name is a call of names that the passage has, or words of evidence or question.
+
+    A dotted name of the passage is held by its parts: of "simulate triple clicks with the pilot", `pilot.click`.
+    """
+    if "(" in name:
+        everywhere = near + " " + _name_key(passage)
+        called = _PART_OF_CALL.findall(name)
+        return any(_holds(near, part) for part in called) and all(_holds(everywhere, part) for part in called)
+    parts = " ".join(_PART_OF_CALL.findall(name.replace("-", " ")))
+    is_in_words = _PLAIN_WORDS.fullmatch(name) is not None or ("." in name and _holds(_name_key(passage), name))
+    return is_in_words and grounding(parts, near) == 1
 
 
 _SETTING = re.compile(r"\b\w+=(?:\([^()\n]{1,40}\)|[\w.\"'-]+)")
@@ -210,17 +238,20 @@ _BROKEN = re.compile("[-\u2010]\\s*\\n")
 _HYPHENATED = re.compile(r"(?<=\w)[-\u2010]\s*\n\s*(?=\w)")
 
 
-def off_the_passage(answer: str, passage: str, question: str) -> str | None:
-    """Return what of an answer speaks of something that passage and question do not."""
+def off_the_passage(answer: str, passage: str, question: str, evidence: str = "") -> str | None:
+    """Return what of an answer speaks of something that passage and question do not.
+
+    What takes a word or a number of the evidence that the question does not give away speaks of it in words of its own.
+    """
     joined = _joined(passage)
     source = (passage, question) if joined == passage else (passage, joined, question)
     if _is_foreign(answer, source):
         return answer
-    if _is_off(answer, source):
+    if _is_off(answer, source, evidence, question):
         return answer
-    sentences = [one for one in re.split(r"(?<=[.!?])\s+", answer) if one.strip()]
+    sentences = [one for one in re.split(r"(?<=[.!?])(?<!\b[a-z]\.)\s+", answer) if one.strip()]
     for sentence in sentences if len(sentences) > 1 else []:
-        if _is_off(sentence, source):
+        if _is_off(sentence, source, evidence, question):
             return sentence
     return None
 
@@ -234,13 +265,35 @@ def _is_foreign(answer: str, source: Sequence[str]) -> bool:
     return bool(content) and grounding(" ".join(sorted(content)), *source) == 0
 
 
-def _is_off(text: str, source: Sequence[str]) -> bool:
+def _is_off(text: str, source: Sequence[str], evidence: str, question: str) -> bool:
     """Tell whether next to nothing of a text's content words are in the source, and more than a few are not."""
     plain = [word for word in tokens(text) if not is_number(word)]  # numbers are looked at elsewhere
     words = " ".join(word for word in plain if word not in _LIGHT and word not in UNITS and word not in TENS)
     share = grounding(words, *source)
     missing = round((1 - share) * len(set(words.split()) - FUNCTION_WORDS))
-    return share < MIN_GROUNDING and missing >= _MIN_MISSING
+    if share >= MIN_GROUNDING or missing < _MIN_MISSING:
+        return False
+    return missing > _MOST_MISSING * _taken(text, words, evidence, question)
+
+
+def _taken(text: str, words: str, evidence: str, question: str) -> int:
+    """Return how many content words and numbers a text takes from the evidence that the question has not.
+
+    Verbs count in whatever form, "strike" for "struck"; two words that the question has as well count as one.
+    """
+    said, asked = _verbs(tokens(evidence)), _verbs(tokens(question))
+    held = [
+        grounding(word, question) > 0 or not asked.isdisjoint(_verbs([word]))
+        for word in set(words.split()) - FUNCTION_WORDS
+        if grounding(word, evidence) > 0 or not said.isdisjoint(_verbs([word]))
+    ]
+    taken = held.count(False) + held.count(True) // 2
+    return taken + len((written(text) & written(evidence)) - written(question) - {"0", "1"})
+
+
+def _verbs(words: Iterable[str]) -> set[str]:
+    """Return the verbs, in their base form, that words can be forms of."""
+    return {verb.base for word in words for verb in verbs_of(word) if verb.base} - FUNCTION_WORDS - _LIGHT
 
 
 def _joined(text: str) -> str:

@@ -132,14 +132,14 @@ def _unsupported_claims(pair: ProposedPair, passage: str) -> Iterator[Refusal]:
     if not is_in_english(passage):
         if figure := unknown_figure(pair.answer, f"{passage}\n{pair.evidence}\n{pair.question}"):
             yield Refusal("wrong number", f"neither evidence nor question says {_shown(figure)}")
-        if name := wrong_code_name(pair.answer, pair.evidence, pair.question):
+        if name := wrong_code_name(pair.answer, pair.evidence, pair.question, passage):
             yield Refusal("wrong name", f"«{_shown(name)}» is neither in the evidence nor in the question")
         return
     answer, evidence = without_quoted_settings(pair.answer, passage), with_neighbours(pair.evidence, passage)
     before = what_it_points_at(pair.evidence, passage)
     if number := wrong_number(answer, pair.evidence, pair.question, before, passage):
         yield Refusal("wrong number", f"neither evidence nor question says {_shown(number)}")
-    if off := off_the_passage(pair.answer, passage, pair.question):
+    if off := off_the_passage(pair.answer, passage, pair.question, pair.evidence):
         yield Refusal("off the passage", f"the passage does not speak of it: «{_shown(off)}»")
     if name := wrong_name(answer, evidence, pair.question, passage):
         yield Refusal("wrong name", f"«{_shown(name)}» is neither in the evidence nor in the question")

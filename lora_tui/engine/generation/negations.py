@@ -58,6 +58,11 @@ _CONDITION = re.compile(
     re.IGNORECASE,
 )
 """A negation under a condition, in an answer."""
+
+_NO_THING_YET = re.compile(r"\bno(?=\s+(?!one\b)\w+\s+(?:until|before)\s+\d)", re.IGNORECASE)
+_NOT_YET = re.compile(r"\b(?:no|not|never|nobody|none|cannot)\b(?=[^.,;:!?]*\b(?:until|before)\b)", re.IGNORECASE)
+"""A negation up to a point in time, which says that from there on it is so: "it had no clock until 1850"."""
+
 _CONDITIONAL = re.compile(_CONDITION.pattern + r"[^.,;:!?]*", re.IGNORECASE)
 """The same with the rest of its clause, which is not said of what is."""
 _PAIRS = (
@@ -69,6 +74,9 @@ _PAIRS = (
 _PROPORTION = re.compile(r"\bthe (?:\w+er|more|less)\b[^.;]*,\s*the (?:\w+er|more|less)\b", re.IGNORECASE)
 """What is said of two ends at once: "the smaller the grains, the harder the cheese"."""
 
+_RELATIONS = frozenset("above below before after always never inside outside".split())
+"""Words of which the opposite is one only of the same: "before it opens further" says nothing of "after each step"."""
+
 _OPPOSITES = [(one, other) for one, _, other in (pair.partition("/") for pair in _PAIRS.split())]
 
 
@@ -76,14 +84,19 @@ def wrong_negation(answer: str, evidence: str, question: str) -> str | None:
     """Return the words of an answer that deny what the evidence says, or say what it denies."""
     said_yes = re.match(r"\s*yes\b\W", answer, re.IGNORECASE) is not None
     answer = re.sub(r"^\s*(?:yes|no)\b\W*", "", answer, flags=re.IGNORECASE)
-    ours, theirs, asked = _words(_CONDITION.sub(" ", answer)), _words(evidence), _words(question)
+    theirs, asked = _words(evidence), _words(question)
+    bounded = _NO_THING_YET.sub(" ", answer)
+    bounded = bounded if {"until", "before"} & set(theirs) else _NOT_YET.sub(" ", bounded)
+    ours = _words(_CONDITION.sub(" ", bounded))
     if said_yes and (denied := _yes_to_denied(ours, theirs, asked)):
         return f"yes, {denied}"
     mine, there, known = set(ours), set(theirs), set(asked)
     return (
         (_denied_alone(ours, theirs, asked) if mine & _SAYING else None)
         or (_affirmed_alone(_words(_CONDITIONAL.sub(" ", answer)), theirs, asked) if there & _PLAIN else None)
-        or (None if {"except", "unless"} & there or _is_proportion(answer, evidence) else _opposite(mine, there, known))
+        or (
+            None if {"except", "unless"} & there or _is_proportion(answer, evidence) else _opposite(ours, theirs, asked)
+        )
         or _other_prefix(mine, there, known)
     )
 
@@ -139,6 +152,8 @@ def _denied_alone(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[st
 def _affirmed_alone(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[str]) -> str | None:
     """Return what the evidence denies, where the answer says it and denies nothing."""
     words = _stems(ours)
+    if "until" in ours and {"before", "after", "from"} & set(theirs):
+        return None  # of the same time the one tells what comes before, the other what comes behind
     if _scopes(ours) or _SOFT & words or _stems(theirs) & _stems(asked) & _SOFT:
         return None
     outside, denied_asked = _outside_scopes(theirs), {stem for scope in _scopes(asked) for stem in scope}
@@ -227,12 +242,25 @@ def _clause(stems: Sequence[str]) -> Sequence[str]:
     return stems[:end]
 
 
-def _opposite(ours: set[str], theirs: set[str], asked: set[str]) -> str | None:
+def _opposite(mine: Sequence[str], there: Sequence[str], known: Sequence[str]) -> str | None:
+    """Return a word of an answer of which the evidence has the opposite, where both are said of the same."""
+    ours, theirs, asked = set(mine), set(there), set(known)
     for pair in _OPPOSITES:
         for one, other in (pair, pair[::-1]):
             if one in ours and other in theirs - ours and one not in theirs | asked and other not in asked:
+                if one in _RELATIONS and not _around(mine, one) & _around(there, other):
+                    continue
                 return one
     return None
+
+
+def _around(words: Sequence[str], word: str) -> set[str]:
+    """Return the stems of the content words that follow a word in its clause, or of those before where none does."""
+    place = words.index(word)
+    behind = _clause(words[place + 1 : place + 1 + _SOFT_REACH])
+    before = _clause(words[max(0, place - _SOFT_REACH) : place][::-1])
+    found = [{_stem(one) for one in part if one not in FUNCTION_WORDS} for part in (behind, before)]
+    return found[0] or found[1]
 
 
 def _words(text: str) -> list[str]:

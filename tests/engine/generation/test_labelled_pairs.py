@@ -10,6 +10,7 @@ stops it; a gate's precision is the share of pairs it stops that are not right o
 """
 
 import json
+import re
 from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,9 @@ FREE_WORDS: list[dict[str, str]] = json.loads(Path(__file__).with_name("free_wor
 """Pairs in the freest words that are still right, about texts of the benchmarks, and wrong ones like them.
 
 Of the right ones of the seventh set 33 of 96 were refused before the rules were mended by them, of the eighth, which
-was written after that, 5 of 38 (7 by the rules before).
+was written after that, 5 of 38 (7 by the rules before); then of the ninth 20 of 60, of the tenth, written after the
+ninth, 4 of 30 (11 by the rules before the ninth), of the eleventh, after both, 7 of 40 (15). Nothing wrong passed in
+the three but one of the 24 of the eleventh in between.
 """
 
 DATA: dict[str, Any] = json.loads(Path(__file__).with_name("labelled_pairs.json").read_text("utf-8"))
@@ -55,13 +58,39 @@ def stopped() -> dict[tuple[str, str], Counter[str]]:
     return found
 
 
-def cause_in_free_words(labelled: dict[str, str]) -> str | None:
-    """Return the cause for which a pair of `FREE_WORDS` is refused, of a passage around its evidence; None for none."""
+def passage_of(labelled: dict[str, str]) -> str:
+    """Return the passage of a labelled pair: its own, or what is around its evidence in a benchmark's text."""
+    if "passage" in labelled:
+        return str(DATA["passages"][labelled["passage"]]["text"])
     text, evidence = (TEXTS / labelled["file"]).read_text("utf-8"), labelled["evidence"]
     at = text.index(evidence)
-    passage = text[max(0, at - 700) : at + len(evidence) + 700]
-    refusal = check_gates(ProposedPair(labelled["question"], labelled["answer"], evidence, ""), passage)
+    return text[max(0, at - 700) : at + len(evidence) + 700]
+
+
+def cause_in_free_words(labelled: dict[str, str]) -> str | None:
+    """Return the cause for which a pair of `FREE_WORDS` is refused, None for none."""
+    pair = ProposedPair(labelled["question"], labelled["answer"], labelled["evidence"], "")
+    refusal = check_gates(pair, passage_of(labelled))
     return refusal.cause if refusal else None
+
+
+_FIGURE = re.compile(r"(?<![\w.,:=-])\d[\d,]*(?:\.\d+)?(?![\w:=-])")
+
+
+def exchanged_numbers() -> list[bool]:
+    """Exchange each number, in digits, of the right answers for others, and tell for each whether a gate stops it."""
+    found = []
+    for labelled in (*DATA["pairs"], *FREE_WORDS):
+        passage, answer = passage_of(labelled), labelled["answer"]
+        for match in _FIGURE.finditer(answer) if labelled["kind"] == "right" else ():
+            value = float(match.group().replace(",", ""))
+            others = {f"{value + by:g}" for by in (1, -1, 2, -2, 10, -10) if value + by > 1}
+            others |= set(_FIGURE.findall(passage)) - {match.group()}
+            for other in sorted(others):
+                wrong = answer[: match.start()] + other + answer[match.end() :]
+                pair = ProposedPair(labelled["question"], wrong, labelled["evidence"], "")
+                found.append(check_gates(pair, passage) is not None)
+    return found
 
 
 def recall(kind: str, part: str = "first") -> float:
@@ -72,11 +101,17 @@ def recall(kind: str, part: str = "first") -> float:
 def test_right_answers_in_the_freest_words_pass_and_wrong_ones_like_them_do_not() -> None:
     causes = [(labelled["kind"], cause_in_free_words(labelled)) for labelled in FREE_WORDS]
     right = [cause for kind, cause in causes if kind == "right"]
-    assert len(right) > 130
-    assert sum(cause is not None for cause in right) <= 0.06 * len(right)
-    for wrong, least in (("wrong number", 0.95), ("wrong name", 0.85), ("negated", 0.9)):
+    assert len(right) > 260
+    assert sum(cause is not None for cause in right) <= 0.03 * len(right)
+    for wrong, least in (("wrong number", 0.95), ("wrong name", 0.9), ("negated", 0.9), ("off the passage", 0.95)):
         found = [cause for kind, cause in causes if kind == wrong]
         assert sum(cause is not None for cause in found) >= least * len(found), wrong
+
+
+def test_a_number_of_a_right_answer_is_exchanged_for_another_and_stopped() -> None:
+    stopped_ones = exchanged_numbers()
+    assert len(stopped_ones) > 1000
+    assert sum(stopped_ones) >= 0.85 * len(stopped_ones)
 
 
 def test_there_are_three_hundred_pairs_of_every_kind_and_the_licence_of_what_is_quoted() -> None:
@@ -137,6 +172,8 @@ def table() -> str:
     for gate, number in gates.most_common():
         if gate:
             lines.append(f"| {gate} | {number} | {1 - right[gate] / number:.0%} |")
+    exchanged = exchanged_numbers()
+    lines += ["", f"Right answers with another number: {sum(exchanged)} of {len(exchanged)} stopped."]
     return "\n".join(lines)
 
 

@@ -15,6 +15,7 @@ from lora_tui.engine.generation import (
     claims,
     focus,
     injection,
+    number_reading,
     question_types,
     quotations,
     remote_calls,
@@ -51,7 +52,7 @@ def test_an_answer_without_a_number_word_or_a_digit_states_none() -> None:
     quiet = [text for text in TEXTS if not stated_numbers._may_state(text)]
     assert len(quiet) > 300
     for text in quiet:
-        assert not stated_numbers._digits(text) | set(stated_numbers._in_words(text)) | stated_numbers._counted(text)
+        assert not number_reading.written(text) | {value for value, _ in number_reading.counted(text)}
 
 
 def test_whatever_counts_as_code_has_a_sign_of_it() -> None:
