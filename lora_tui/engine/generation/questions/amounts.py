@@ -26,68 +26,11 @@ from lora_tui.engine.generation.questions.verbs import Token, holds_a_clause, te
 
 
 def _when(reading: Reading) -> Iterator[QuestionAnswer]:
-    times = [
-        phrase
-        for phrase in (*reading.phrases, *([reading.clause.lead] if reading.clause.lead else []))
-        if phrase.kind == "time"
-    ]
-    points = [phrase for phrase in times if _time_word(phrase) == "When"]
+    lead = reading.clause.lead
+    times = [phrase for phrase in (*reading.phrases, *([lead] if lead else [])) if phrase.kind == "time"]
     for phrase in times:
         word = _time_word(phrase)
-        if (
-            phrase.head == "in"
-            and len(phrase.tokens) > 1
-            and phrase.tokens[1].low in ("a", "an", "one", "more", "less")
-        ):
-            continue
-        if (
-            len(phrase.tokens) > 1
-            and phrase.tokens[1].low in english.PREPOSITIONS
-            and phrase.head in ("after", "before")
-        ):
-            continue  # "is looked after by teachers"
-        if _is_no_point(phrase.tokens) or _belongs_elsewhere(phrase, reading):
-            continue
-        place = reading.phrases.index(phrase) if phrase in reading.phrases else 0
-        if place and phrase.head in ("before", "after") and is_time(reading.phrases[place - 1].tokens):
-            continue  # "an hour before the tide"
-        if (
-            word is None
-            or (word == "When" and len(points) > 1 and not _is_finer(phrase, points, reading))
-            or unclear_beside(phrase.tokens, reading.subject)
-        ):
-            continue
-        if not holds_a_clause(phrase.tokens[1:]) and unclear_words(phrase.tokens):
-            continue
-        if reading.subject.text == "you" or _is_timeless(reading, phrase):
-            continue
-        if (
-            phrase.head in ("after", "before", "during")
-            and len(phrase.tokens) > 1
-            and phrase.tokens[1].low in ("a", "an", "some")
-        ):
-            continue  # "after a long discussion"
-        if (
-            phrase.head in ("after", "before")
-            and phrase.kind == "time"
-            and phrase in reading.phrases[:1]
-            and not reading.clause.is_passive
-        ):
-            continue
-        if _is_counted(reading):  # "How many people ...?" is what such a sentence answers
-            continue
-        if (
-            word == "When"
-            and reading.phrases
-            and phrase.head in ("when", "if")
-            and measure_of(reading.phrases[0].tokens)
-        ):
-            continue  # "takes eighteen minutes when the weather is calm"
-        if word in ("When", "Until when") and any(
-            other is not phrase and other.head in ("until", "till", "since") for other in times
-        ):
-            continue  # "When do cars depart until noon?"
-        if word == "Until when" and len(times) > 1:
+        if word is None or _cannot_be_asked(phrase, reading) or _times_clash(phrase, word, times, reading):
             continue
         beside = [other for other in times if other is not phrase and (word == "How often") != _is_often(other)]
         rest = reading.rest(phrase, keep=("object", "preposition", "time", "comparison"), without=beside)
@@ -98,6 +41,45 @@ def _when(reading: Reading) -> Iterator[QuestionAnswer]:
         question = ask(word, reading.clause, reading.subject, rest)
         kind = {"When": "time", "How long": "duration", "How often": "frequency"}.get(word, "time")
         yield from make_pair(question, reading.text(phrase.tokens), "fact", kind)
+
+
+def _cannot_be_asked(phrase: Phrase, reading: Reading) -> bool:
+    """Tell whether a phrase with a word for a time says no time, or none that is clear by itself."""
+    head, second = phrase.head, phrase.tokens[1].low if len(phrase.tokens) > 1 else ""
+    if head == "in" and second in ("a", "an", "one", "more", "less"):
+        return True
+    if head in ("after", "before") and second in english.PREPOSITIONS:
+        return True  # "is looked after by teachers"
+    if head in ("after", "before", "during") and second in ("a", "an", "some"):
+        return True  # "after a long discussion"
+    if head in ("after", "before") and phrase in reading.phrases[:1] and not reading.clause.is_passive:
+        return True
+    if unclear_beside(phrase.tokens, reading.subject) or (
+        not holds_a_clause(phrase.tokens[1:]) and unclear_words(phrase.tokens)
+    ):
+        return True
+    if reading.subject.text == "you" or _is_timeless(reading, phrase):
+        return True
+    if _is_counted(reading):  # "How many people ...?" is what such a sentence answers
+        return True
+    return _is_no_point(phrase.tokens) or _belongs_elsewhere(phrase, reading)
+
+
+def _times_clash(phrase: Phrase, word: str, times: Sequence[Phrase], reading: Reading) -> bool:
+    """Tell whether a time, asked for by `word`, is part of another time or measure of its clause, or one of several."""
+    place = reading.phrases.index(phrase) if phrase in reading.phrases else 0
+    if place and phrase.head in ("before", "after") and is_time(reading.phrases[place - 1].tokens):
+        return True  # "an hour before the tide"
+    points = [one for one in times if _time_word(one) == "When"]
+    if word == "When" and len(points) > 1 and not _is_finer(phrase, points, reading):
+        return True
+    measured = bool(reading.phrases) and measure_of(reading.phrases[0].tokens) is not None
+    if word == "When" and measured and phrase.head in ("when", "if"):
+        return True  # "takes eighteen minutes when the weather is calm"
+    others = [other for other in times if other is not phrase]
+    if word in ("When", "Until when") and any(other.head in ("until", "till", "since") for other in others):
+        return True  # "When do cars depart until noon?"
+    return word == "Until when" and bool(others)
 
 
 def _is_often(phrase: Phrase) -> bool:

@@ -161,6 +161,17 @@ def _turned(reading: Reading, words: Sequence[Token]) -> list[QuestionAnswer] | 
 _EMPTY_ADVERBS = frozenset("simply just merely basically essentially really actually therefore thus".split())
 
 
+_NO_DEFINITIONS = frozenset(
+    "one part way good kind lot number few matter result example sign mistake idea question".split()
+)
+"""Nouns that say nothing of what something is: "is a part of the process"."""
+
+_POINTS_BACK = frozenset("same only case way reason most best right one".split())
+"""What follows "the" where a sentence is about another one: "is the reason"."""
+
+_CLEAR_PRONOUNS = frozenset("that who which it you others all each both there whose".split())
+
+
 def _what_is(reading: Reading) -> Iterator[QuestionAnswer]:
     """A definition or an identity: "S is a ...", "The first driver was Anton Brell."."""
     clause, first = reading.clause, reading.phrases[0] if reading.phrases else None
@@ -173,47 +184,8 @@ def _what_is(reading: Reading) -> Iterator[QuestionAnswer]:
     if start.low == "the" and (turned := _turned(reading, words)) is not None:
         yield from turned
         return
-    if start.low in ("a", "an") and (len(words) < 3 or head_noun(words).low in _SAYS_LITTLE):
-        return  # "Rabbits are an exception."
     named = start.is_name and not start.is_number
-    if (
-        not (start.low in ("a", "an", "the") or named)
-        or unclear_words(first.tokens[:4])
-        or measure_of(words) is not None
-    ):
-        return
-    specific = len(clause.subject) >= 4 or any(t.is_name for t in words)
-    if start.low == "the" and len(words) < 4 and not specific:
-        return
-    if start.low == "the" and words[1].low in ("same", "only", "case", "way", "reason", "most", "best", "right", "one"):
-        return
-    inner = next((n for n, t in enumerate(words) if t.low in ("which", "that", "who", "where", "whose")), len(words))
-    superlative = any(token.low.endswith("est") or token.low in ("most", "least") for token in words[1:3])
-    if superlative and start.low == "the" and not any(token.low in ("of", "in") for token in words):
-        return  # "is the largest expense": of what?
-    if any(
-        token.low
-        in english.PRONOUNS - {"that", "who", "which", "it", "you", "others", "all", "each", "both", "there", "whose"}
-        for token in words[:inner]
-    ):
-        return
-    if head_noun(words).low in (
-        "one",
-        "part",
-        "way",
-        "good",
-        "kind",
-        "lot",
-        "number",
-        "few",
-        "matter",
-        "result",
-        "example",
-        "sign",
-        "mistake",
-        "idea",
-        "question",
-    ):
+    if unclear_words(first.tokens[:4]) or not (start.low in ("a", "an", "the") or named) or _says_little(clause, words):
         return
     described = english.is_human(head_noun(words).text) and head_noun(words).low not in english.GROUPS
     named_person = named and noun_kind(words, reading.names) == "person"
@@ -234,6 +206,24 @@ def _what_is(reading: Reading) -> Iterator[QuestionAnswer]:
     type_ = "definition" if general and start.low in ("a", "an") and not person else "fact"
     kind = "person" if named and person else "name" if named else "thing"
     yield from make_pair(ask(first_word, clause, reading.subject, ""), reading.text(words), type_, kind)
+
+
+def _says_little(clause: Clause, words: Sequence[Token]) -> bool:
+    """Tell whether a complement does not say by itself what the subject is."""
+    start, noun = words[0], head_noun(words).low
+    if start.low in ("a", "an") and (len(words) < 3 or noun in _SAYS_LITTLE):
+        return True  # "Rabbits are an exception."
+    if noun in _NO_DEFINITIONS or measure_of(words) is not None:
+        return True
+    if start.low == "the":
+        specific = len(clause.subject) >= 4 or any(token.is_name for token in words)
+        if (len(words) < 4 and not specific) or words[1].low in _POINTS_BACK:
+            return True
+        superlative = any(token.low.endswith("est") or token.low in ("most", "least") for token in words[1:3])
+        if superlative and not any(token.low in ("of", "in") for token in words):
+            return True  # "is the largest expense": of what?
+    inner = next((n for n, t in enumerate(words) if t.low in ("which", "that", "who", "where", "whose")), len(words))
+    return any(token.low in english.PRONOUNS - _CLEAR_PRONOUNS for token in words[:inner])
 
 
 def _what_called(reading: Reading) -> Iterator[QuestionAnswer]:

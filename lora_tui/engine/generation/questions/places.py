@@ -1,6 +1,6 @@
 """Templates that ask where."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lora_tui.engine.generation.questions import english
 from lora_tui.engine.generation.questions.answer_spans import head_noun, measure_of, names_in, noun_kind
@@ -10,6 +10,7 @@ from lora_tui.engine.generation.questions.forms import (
     unclear_words,
     within,
 )
+from lora_tui.engine.generation.questions.phrases import Phrase
 from lora_tui.engine.generation.questions.reading import QuestionAnswer, Reading, make_pair
 from lora_tui.engine.generation.questions.verbs import text_of
 
@@ -39,7 +40,7 @@ _NO_PLACES = frozenset(
     summer rest spite steps stages minutes hours days weeks degrees foot hand water lead leash name names title
     direction leadership supervision guidance rule law condition conditions pressure control number numbers writing
     words english welsh german french language languages advance full detail time times sum price cost vote meeting
-    age length height weight depth width speed temperature
+    age length height weight depth width speed temperature hurry rush panic silence secret
     """.split()
 )
 
@@ -54,39 +55,8 @@ def _where(reading: Reading) -> Iterator[QuestionAnswer]:
     for place, phrase in enumerate(reading.phrases):
         if phrase.kind != "preposition" or phrase.head not in _PLACE_PREPOSITIONS or len(phrase.tokens) < 2:
             continue
-        words = phrase.tokens[1:]
-        head = head_noun(words)
-        named = (
-            any(True for _ in names_in(words, reading.names, mid_sentence=words[0].start > 0))
-            and noun_kind(words, reading.names) != "person"
-            and phrase.head in ("in", "at", "near", *(("on",) if clause.verb_form.base in _LOCATED else ()))
-        )
-        located = (
-            clause.verb_form.base in _LOCATED and noun_kind(words) != "person" and words[0].low in english.DETERMINERS
-        )
         before = reading.phrases[:place]
-        if any(
-            p.head in _PLACE_PREPOSITIONS | {"from", "to", "into", "onto"} or measure_of(p.tokens[1:])
-            for p in before
-            if p.kind == "preposition"
-        ):
-            continue
-        takes_place = clause.verb_form.base == "take" and bool(before) and before[0].tokens[0].low == "place"
-        located = located or takes_place
-        if (
-            not (named or located)
-            or head.low in _NO_PLACES
-            or any(token.low in _NO_PLACES for token in words[:2])
-            or measure_of(words) is not None
-            or unclear_words(words)
-            or head.low.endswith("ing")
-        ):
-            continue
-        if any(p.kind == "object" for p in before) and not clause.is_passive and not named and not takes_place:
-            continue
-        if clause.is_passive and any(p.head == "by" for p in before):
-            continue  # "is shown by the lamp above the display"
-        if len(before) > 1 or (any(token.low in ("and",) for token in words) and not named):
+        if _is_no_place(phrase, before, reading, clause.verb_form.base):
             continue
         answer = [
             *phrase.tokens,
@@ -117,6 +87,34 @@ def _where(reading: Reading) -> Iterator[QuestionAnswer]:
         yield from make_pair(
             ask("Where", clause, reading.subject, kept), text_of(answer, clause.sentence), "fact", "place"
         )
+
+
+def _is_no_place(phrase: Phrase, before: Sequence[Phrase], reading: Reading, verb: str) -> bool:
+    """Tell whether a phrase that may say where names no place, or one that belongs to a phrase `before` it."""
+    clause, words = reading.clause, phrase.tokens[1:]
+    if any(
+        p.head in _PLACE_PREPOSITIONS | {"from", "to", "into", "onto"} or measure_of(p.tokens[1:])
+        for p in before
+        if p.kind == "preposition"
+    ):
+        return True
+    named = (
+        any(True for _ in names_in(words, reading.names, mid_sentence=words[0].start > 0))
+        and noun_kind(words, reading.names) != "person"
+        and phrase.head in ("in", "at", "near", *(("on",) if verb in _LOCATED else ()))
+    )
+    located = verb in _LOCATED and noun_kind(words) != "person" and words[0].low in english.DETERMINERS
+    takes_place = verb == "take" and bool(before) and before[0].tokens[0].low == "place"
+    if not (named or located or takes_place) or measure_of(words) is not None or unclear_words(words):
+        return True
+    noun = head_noun(words).low
+    if noun in _NO_PLACES or noun.endswith("ing") or any(token.low in _NO_PLACES for token in words[:2]):
+        return True
+    if any(p.kind == "object" for p in before) and not clause.is_passive and not named and not takes_place:
+        return True
+    if clause.is_passive and any(p.head == "by" for p in before):
+        return True  # "is shown by the lamp above the display"
+    return len(before) > 1 or (any(token.low == "and" for token in words) and not named)
 
 
 TEMPLATES = (_where,)
