@@ -14,12 +14,13 @@ from typing import Any, ClassVar, Literal
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.command import CommandPalette
+from textual.command import CommandPalette, Hit, Hits
 from textual.driver import Driver
 from textual.events import Event, Resize
 from textual.filter import LineFilter
 from textual.geometry import Size
 from textual.screen import Screen
+from textual.system_commands import SystemCommandsProvider
 from textual.worker import Worker, WorkerState
 
 from lora_tui.protocol.backend import Backend
@@ -46,6 +47,18 @@ _SMALLEST = 20, 6
 _NOT_COMMANDS = ("move", "page", "edge", "go", "focus", "focus_next", "focus_previous", "command_palette", "escape")
 """Actions that the palette leaves out: they move about, which keys do better."""
 
+class _CommandSearch(SystemCommandsProvider):
+    """Search of the palette: by the letters of a title, as Textual's; where none has them, by words of the help too."""
+
+    async def search(self, query: str) -> Hits:
+        found = [hit async for hit in super().search(query)]
+        words = query.casefold().split()
+        for hit in found:
+            yield hit
+        for title, help_text, callback, *_ in () if found else self.app.get_system_commands(self.screen):
+            if all(word in f"{title} {help_text}".casefold() for word in words):
+                yield Hit(1.0, title, callback, help=help_text)
+
 
 class LoraApp(App[None]):
     """The full-screen program, over a store and a backend. `attach` names a run to show at once."""
@@ -55,6 +68,7 @@ class LoraApp(App[None]):
     DEFAULT_MODE = "generate"
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (140, "-wide")]  # noqa: RUF012  # as Textual has it
     VERTICAL_BREAKPOINTS = [(0, "-short"), (32, "-tall")]  # noqa: RUF012  # as Textual has it
+    COMMANDS = {_CommandSearch}  # noqa: RUF012  # as Textual has it
     COMMAND_PALETTE_DISPLAY = "^p"
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -297,9 +311,9 @@ class LoraApp(App[None]):
                 f"Look at run {run.id}", f"{run.mode}, {run.state}", partial(self.services.show_run, run)
             )
         yield SystemCommand(
-            "Quickstart", "Generate, train and evaluate with the built-in model", self.action_quickstart
+            "Quickstart", "The demo: generate, train and evaluate with the built-in model", self.action_quickstart
         )
-        yield SystemCommand("First steps", "Three ways to begin", self.action_welcome)
+        yield SystemCommand("First steps", "Welcome: three ways to begin", self.action_welcome)
         yield SystemCommand(
             "Theme", "Change the colours; save it as app.theme in the configuration", self.action_change_theme
         )

@@ -4,8 +4,9 @@ import os
 import sqlite3
 
 import pytest
-from textual.command import CommandPalette
+from textual.command import CommandList, CommandPalette
 from textual.content import Content
+from textual.widgets import Input
 
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
@@ -377,6 +378,18 @@ async def test_the_palette_offers_what_can_be_done_now_and_nothing_else(harness:
         await pilot.press(*"checkpoint", "down", "enter")
         await wait_until(lambda: harness.backend.calls_of("send_command"))
         assert harness.backend.calls_of("send_command") == [(1, "checkpoint")]
+
+
+@pytest.mark.parametrize("words", ["quickstart", "quick start", "demo built-in"])
+async def test_the_palette_finds_the_quickstart_by_title_and_by_what_it_is(harness: AppHarness, words: str) -> None:
+    async with harness.app() as (app, pilot):
+        await pilot.press("ctrl+p")
+        await wait_until(lambda: isinstance(app.screen, CommandPalette))
+        app.screen.query_one(Input).value = words
+        await wait_for_text(app, "The demo: generate, train and evaluate")
+        await wait_until(lambda: app.screen.query_one(CommandList).option_count == 1)
+        await pilot.press("down", "enter")
+        await wait_until(lambda: harness.backend.calls_of("start"))
 
 
 async def test_every_binding_that_people_see_has_an_id_of_its_own_and_can_be_remapped(harness: AppHarness) -> None:

@@ -173,6 +173,7 @@ def _prepare(
         **({} if processes is None else processes.plan.as_json()),
         **planned,
         everyday=len(dataset) - planned["examples"],
+        label_tokens=dataset.label_tokens,
         steps=steps,
         trainable_parameters=trained,
         parameters=total,

@@ -31,6 +31,7 @@ def data_plan(
 
     `examples` are trained on, `held_out` are not; together with `dropped` they are the file's usable records, which
     `forms` counts by form, and `skipped` the others. `reasons` counts skipped, dropped and truncated ones by reason.
+    Everyday examples, which `dataset` does not hold yet, are not of the file.
     """
     return {
         "data": str(data_file),
@@ -47,7 +48,6 @@ def data_plan(
             "truncated": by_reason([f"longer than {dataset.max_length:,} tokens"] * dataset.truncated),
         },
         "tokens": dataset.tokens,
-        "label_tokens": dataset.label_tokens,
     }
 
 

@@ -22,6 +22,8 @@ from lora_tui.engine.models.checksums import write_checksums
 from lora_tui.engine.runtime.resume import resume_run
 from lora_tui.engine.training import loop as loop_module
 from lora_tui.engine.training.data_plan import by_reason
+from lora_tui.engine.training.dataset import TextDataset
+from lora_tui.engine.training.everyday import everyday_examples
 from lora_tui.store import runs, training
 from lora_tui.store.queries.runs import step_columns
 from tests.engine.conftest import EngineHarness, Trained
@@ -600,6 +602,21 @@ def test_a_chosen_run_goes_on_with_what_was_chosen_and_tells_it_again(
     written = [one for one in first.payload["chosen"] if one not in other_rate.payload["chosen"]]
     assert [one["key"] for one in written] == ["fine_tuning.optimizer.lora_lr"]
     assert first.payload["everyday"] == second.payload["everyday"]
+
+
+def test_the_plan_counts_the_label_tokens_of_a_whole_epoch_everyday_examples_among_them(
+    place: EngineHarness, new_engine_harness: Callable[[Path, Settings], EngineHarness]
+) -> None:
+    counted = dict[int, int]()
+    for number in (0, 3):
+        keys = {"fine_tuning.training.everyday_examples": number, "fine_tuning.training.max_steps": 1}
+        (folder := place.folder / f"everyday {number}").mkdir()
+        harness = new_engine_harness(folder, with_values(place.settings, keys))
+        plan = harness.events(harness.run("train").run_id, "plan")[0].payload
+        assert plan["everyday"] == number
+        counted[number] = plan["label_tokens"]
+    tokenizer = AutoTokenizer.from_pretrained(place.settings.fine_tuning.model_name)
+    assert counted[3] - counted[0] == TextDataset(everyday_examples(3), tokenizer).label_tokens > 0
 
 
 def test_a_run_whose_base_model_was_moved_goes_on_with_it(
