@@ -185,7 +185,7 @@ def _row(run: RunLine, figures: RunFigures) -> dict[str, str]:
         "State": f"{run.state}, damaged" if run.damaged else run.state,
         "Started": started.strftime("%m-%d %H:%M" if started.year == datetime.now().astimezone().year else "%Y-%m-%d"),
         "Took": "–" if seconds is None else duration(seconds),
-        "Model and results": " on ".join(part for part in (run.model, run.data) if part),
+        "Model and results": " on ".join(part for part in (run.shown_model, run.data) if part),
         "Steps": "" if steps is None else f"{steps:,}/{total:,}" if total else f"{steps:,}",
         "Loss": "" if loss is None else f"{loss:.2g}".replace("e-0", "e-"),
         "Right": "" if figures.right is None else f"{figures.right}/{figures.asked}",

@@ -9,7 +9,7 @@ from typing import Any
 from lora_tui.store.connection import Store
 from lora_tui.store.damage import StoreError
 from lora_tui.store.queue import TO_DO
-from lora_tui.store.rows import Checkpoint, Event, StepColumns
+from lora_tui.store.rows import WAITING, Checkpoint, Event, StepColumns
 
 _BLOCK = 10_000
 """Steps that are fetched at once, so that a long run is never in memory as rows."""
@@ -21,7 +21,8 @@ class RunLine:
 
     `best_score` (0-1) is that of the best of the tuned model's evaluations, `held_out_loss` (nats a label token) the
     lowest of theirs.
-    `model` and `data` are empty where the mode has none. Times are seconds since the epoch.
+    `model` and `data` are empty where the mode has none, `model` also where the run will choose one when it begins
+    (`shown_model`). Times are seconds since the epoch.
     """
 
     id: int
@@ -56,6 +57,11 @@ class RunLine:
     proposed_rate: float | None = None
     """The learning rate that a probe proposes."""
 
+    @property
+    def shown_model(self) -> str:
+        """The model, or that it is not chosen yet: by the machine that the run begins on."""
+        return self.model or ("(chosen at its start)" if self.state == WAITING and self.mode == "train" else "")
+
 
 @dataclass(frozen=True, slots=True)
 class WeightVersion:
@@ -78,14 +84,19 @@ class RunReport:
     knowledge: dict[str, Any] | None = None
 
 
-# An evaluation and an export take their model from the adapter, not from the configuration.
-_MODEL = """
+# An evaluation and an export take their model from the adapter, not from the configuration. A run that waits has the
+# documented one there where the recipe will choose another.
+_MODEL = f"""
 CASE mode
     WHEN 'generate' THEN json_extract(settings, '$.data_generation.model')
     WHEN 'format' THEN ''
     WHEN 'evaluate' THEN json_extract(result, '$.base_model')
     WHEN 'export' THEN json_extract(result, '$.base_model')
-    ELSE json_extract(settings, '$.fine_tuning.model_name')
+    ELSE CASE WHEN state = '{WAITING}' AND json_extract(settings, '$.fine_tuning.recipe') = 'auto'
+            AND json_valid(written) AND NOT EXISTS (
+                SELECT 1 FROM json_each(iif(json_valid(written), written, '[]')) AS key
+                WHERE key.value = 'fine_tuning.model_name')
+        THEN '' ELSE json_extract(settings, '$.fine_tuning.model_name') END
 END"""
 
 _DATA = """

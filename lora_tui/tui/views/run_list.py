@@ -312,7 +312,7 @@ COLUMNS = (
               lambda row: row.figures.batch),
     RunColumn("time", 7, 0, _time, lambda row: elapsed_seconds(row.run), right=True),
     RunColumn("begun", 12, 150, lambda row: (start_time(row.run), "dim"), lambda row: row.run.started_at),
-    RunColumn("model", 22, 170, lambda row: (one_line(row.run.model, 60), ""), lambda row: row.run.model or None,
+    RunColumn("model", 22, 170, lambda row: (one_line(row.run.shown_model, 60), ""), lambda row: row.run.model or None,
               ascending=True),
     RunColumn("data", 0, -110, _data_or_note, lambda row: data_of(row.run) or None, ascending=True),
     RunColumn("data", 16, 110, _data, lambda row: data_of(row.run) or None, ascending=True),

@@ -100,7 +100,7 @@ def run_text(run: RunLine, working_folder: Path, checkpoints: Sequence[Checkpoin
         parts += ["  ", safe_line(run.name, 60, "bold $accent")]
     parts += [f"  {run.mode}  ", (state_text, f"bold {colour}"), "\n"]
     facts = [
-        ("model", run.model),
+        ("model", run.shown_model),
         ("data", data_of(run)),
         ("device", run.device or ""),
         ("folder", _relative_folder(run.folder, working_folder)),

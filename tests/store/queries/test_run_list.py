@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.store import events, runs
+from lora_tui.store import events, queue, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine, data_version, run_lines
 from tests.store.store_fixtures import SETTINGS, with_store
@@ -43,6 +43,32 @@ def test_a_line_says_what_a_run_works_with_and_on(
 ) -> None:
     line = with_store(tmp_path / "store.db", lambda store: one_run(store, mode, options, result))
     assert (line.mode, line.model, line.data) == (mode, model, data)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "written", "model", "shown"),
+    [
+        ("auto", [], "", "(chosen at its start)"),
+        ("auto", ["fine_tuning.model_name"], "base", "base"),
+        ("auto", None, "base", "base"),
+        ("as written", [], "base", "base"),
+    ],
+)
+def test_a_waiting_run_names_the_model_only_where_it_is_not_left_to_choose(
+    tmp_path: Path, recipe: str, written: list[str] | None, model: str, shown: str
+) -> None:
+    async def work(store: Store) -> tuple[RunLine, RunLine]:
+        settings = {"fine_tuning": {"model_name": "base", "recipe": recipe}}
+        async with store.transaction() as t:
+            run_id = await queue.add(t, "train", settings, {}, written, folder=tmp_path)
+        (waiting,) = await run_lines(store)
+        await runs.start(store, run_id)
+        (begun,) = await run_lines(store)
+        return waiting, begun
+
+    waiting, begun = with_store(tmp_path / "store.db", work)
+    assert (waiting.model, waiting.shown_model) == (model, shown)
+    assert (begun.model, begun.shown_model) == ("base", "base")
 
 
 def test_settings_that_lack_a_key_leave_the_line_empty(tmp_path: Path) -> None:
