@@ -6,7 +6,7 @@ ones.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lora_tui.store.connection import Store
@@ -54,6 +54,18 @@ async def evaluations(store: Store, run_id: int) -> list[Evaluation]:
 async def samples(store: Store, evaluation_id: int) -> list[Sample]:
     """Return the samples of an evaluation in the order of the test prompts."""
     return await store.all(Sample, "SELECT * FROM samples WHERE evaluation_id=? ORDER BY ordinal", (evaluation_id,))
+
+
+def passed_over(found: Sequence[Evaluation]) -> Evaluation | None:
+    """Return the evaluation that scored highest where another is the best of the run for its controls; else None.
+
+    `found` are the tuned model's; scores that are shown alike are taken for equal.
+    """
+    best = max(found, key=lambda one: (one.rank, -one.step), default=None)
+    highest = max(found, key=lambda one: one.score, default=None)
+    if best is None or highest is None or round(highest.score, 2) <= round(best.score, 2):
+        return None
+    return highest
 
 
 async def answers_to(store: Store, run_id: int, prompt: str) -> list[tuple[int, str, float, str]]:

@@ -463,7 +463,7 @@ async def test_a_target_is_not_rounded_to_one_that_is_reached_earlier(harness: A
         await wait_for_text(app, "Score 0.90 → target 0.995")
 
 
-async def test_kept_controls_are_told_beside_the_score(harness: AppHarness) -> None:
+async def test_kept_controls_and_why_the_highest_score_is_not_the_best_are_told_beside_it(harness: AppHarness) -> None:
     async def populate(store: Store) -> None:
         run_id = await create_training_run(store)
         evaluation = evaluation_event(41, 0.95, controls=3, controls_kept=2, overall=0.8)
@@ -475,7 +475,7 @@ async def test_kept_controls_are_told_beside_the_score(harness: AppHarness) -> N
         for expected in (
             "Score 0.95, best 0.90, controls 2/3",
             "score 0.95, controls 2/3)",
-            "controls 2/3 kept",
+            "best 0.90 (better on controls)",
         ):
             await wait_for_text(app, expected)
 

@@ -41,7 +41,7 @@ from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.scoring.agreement import Interval
 from lora_tui.scoring.paired import compare_paired
 from lora_tui.store.connection import Store
-from lora_tui.store.training import evaluations
+from lora_tui.store.training import evaluations, passed_over
 from lora_tui.store.training import samples as stored_samples
 
 HELD_OUT = "_held_out"
@@ -304,6 +304,19 @@ def emit_evaluation(
         people=None if people is None else asdict(people),
         **asdict(result),
     )
+
+
+async def higher_score(ctx: RunContext) -> dict[str, Any]:
+    """Return a training run's ``passed_over``: a score above that of its best evaluation, which did better on controls.
+
+    Empty where the best scored highest, and for preference training, whose best is found in another way.
+    """
+    tuned = [one for one in await evaluations(ctx.store, ctx.run_id) if one.model == "tuned"]
+    found = passed_over(tuned) if ctx.settings.fine_tuning.method == "sft" else None
+    if found is None:
+        return {}
+    why = f"score {found.score:.2f} at step {found.step:,}: it did worse on the controls"
+    return {"passed_over": {"score": found.score, "step": found.step, "summary": why}}
 
 
 def compare_controls(base_result: EvaluationResult, tuned_result: EvaluationResult) -> dict[str, int]:

@@ -30,7 +30,7 @@ from lora_tui.engine.evaluation.own_prompts import template_renderer
 from lora_tui.engine.evaluation.prompts import TestPrompt, fixed_replies
 from lora_tui.engine.evaluation.scoring import EvaluationResult, score_model
 from lora_tui.engine.inference.fast_model import forget
-from lora_tui.engine.jobs.evaluate import emit_evaluation
+from lora_tui.engine.jobs.evaluate import emit_evaluation, higher_score
 from lora_tui.engine.jobs.train_place import RankMonitor, run_folder, settled, started_ranks, take_devices
 from lora_tui.engine.jobs.training_data import (
     as_asked,
@@ -117,7 +117,7 @@ async def _train_in(
     with ctx.commands.handling({"checkpoint": run.request_checkpoint}):
         result = await ctx.in_torch_thread(run.train, folder)
     await ctx.flush()
-    summary = run.summary(result)
+    summary = run.summary(result) | await higher_score(ctx)
     if result.stopped_by == "request":
         raise Stopped(summary)
     flag = store_flag(ctx.store.path)

@@ -122,6 +122,11 @@ class TrainingView:
             return self.evaluations[-1] if self.evaluations else None
         return max(self.evaluations, key=lambda e: (e.rank, -e.step), default=None)
 
+    @property
+    def best_by_controls(self) -> bool:
+        """Whether another evaluation scored higher than the best, and did worse on the controls."""
+        return not self.judges and store_training.passed_over(self.evaluations) is not None
+
     def people(self, evaluation: Evaluation) -> Estimate | None:
         """The mean that people would give the answers of an evaluation; None where ratings do not tell."""
         return None if self.known is None else self.known.means.get(evaluation.id)

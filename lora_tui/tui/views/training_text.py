@@ -187,10 +187,12 @@ def _score(view: TrainingView) -> tuple[str, str] | None:
         return None
     newest = view.evaluations[-1]
     which = f"best {best.score:.2f} at {best.step:,}" if best is not newest else f"at step {best.step:,}"
-    controls = controls_text(newest.controls, newest.controls_kept)
+    said = [controls_text(newest.controls, newest.controls_kept), which]
+    if view.best_by_controls:  # first, since no title beside it says it
+        said = [f"best {best.score:.2f} (better on controls)", said[0]]
     if view.judges:  # no target ends it: answers to test prompts do not tell how much is preferred
-        return f"{newest.score:.2f}", " · ".join(filter(None, ("of test prompts", controls, which)))
-    return f"{newest.score:.2f}", " · ".join(filter(None, (controls, which, f"target {view.target:g}")))
+        return f"{newest.score:.2f}", " · ".join(filter(None, ("of test prompts", *said)))
+    return f"{newest.score:.2f}", " · ".join(filter(None, (*said, f"target {view.target:g}")))
 
 
 def ending_text(view: TrainingView) -> str:

@@ -18,6 +18,8 @@ from transformers import AutoTokenizer
 from lora_tui.config.load import load_settings, with_values
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.read import training_file
+from lora_tui.engine.evaluation.scoring import EvaluationResult
+from lora_tui.engine.jobs import train
 from lora_tui.engine.models.checksums import write_checksums
 from lora_tui.engine.runtime.resume import resume_run
 from lora_tui.engine.training import loop as loop_module
@@ -457,6 +459,25 @@ def test_controls_that_are_kept_do_not_reach_the_target_for_a_model_that_knows_n
     assert (outcome.result["stopped_by"], outcome.result["steps"]) == ("steps", 2)
     assert outcome.result["best_score"] < 0.3
     assert (outcome.result["controls"], outcome.result["controls_kept"]) == (9, 9)
+
+
+@pytest.mark.parametrize(("controls", "passed_over"), [((1.0, 0.5), 2), ((1.0, 1.0), None)])
+def test_a_higher_score_than_the_best_that_did_worse_on_controls_is_told(
+    place: EngineHarness, monkeypatch: pytest.MonkeyPatch, controls: tuple[float, float], passed_over: int | None
+) -> None:
+    scores = iter([(0.1, 1.0), (0.25, controls[0]), (0.26, controls[1])])  # of the base model, then of two steps
+
+    def scored(*_: Any) -> EvaluationResult:
+        score, control = next(scores)
+        return EvaluationResult(score, {}, (), 1, int(control), (score + control) / 2)
+
+    monkeypatch.setattr(train, "score_model", scored)
+    result = place.run("train", None, LOOKED_AT).result
+    if passed_over is None:
+        assert (result["best_step"], "passed_over" in result) == (2, False)
+        return
+    assert (result["best_score"], result["best_step"]) == (0.25, 1)
+    assert result["passed_over"]["summary"] == "score 0.26 at step 2: it did worse on the controls"
 
 
 def test_a_target_that_the_base_model_reaches_ends_nothing_and_is_said(place: EngineHarness) -> None:
