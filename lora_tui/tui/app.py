@@ -47,6 +47,7 @@ _SMALLEST = 20, 6
 _NOT_COMMANDS = ("move", "page", "edge", "go", "focus", "focus_next", "focus_previous", "command_palette", "escape")
 """Actions that the palette leaves out: they move about, which keys do better."""
 
+
 class _CommandSearch(SystemCommandsProvider):
     """Search of the palette: by the letters of a title, as Textual's; where none has them, by words of the help too."""
 
