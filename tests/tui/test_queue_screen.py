@@ -11,6 +11,7 @@ from lora_tui.protocol.backend import Blocker
 from lora_tui.protocol.rate_probe import probe_rate
 from lora_tui.store import events, queue, runs
 from lora_tui.store.connection import Store
+from lora_tui.tui.screens.probe import ProbeScreen
 from tests.tui.app_harness import (
     AppHarness,
     create_run,
@@ -241,6 +242,16 @@ async def probed(store: Store, run_id: int, upto: int) -> None:
         payload = {"step": step + 1, "steps": 60, "rate": rate, "loss": 3 + change, "change": change}
         news.append((1_700_000_000.0 + step, "probe", payload))
     await events.append(store, run_id, news)
+
+
+async def test_the_flight_at_the_end_of_a_probe_does_not_flatten_its_fall(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_run(store, "probe", "running"))
+    await harness.populate(lambda store: probed(store, 1, 60))  # falls by 1.2, then rises by 16
+    async with harness.app((80, 24)) as (app, _):
+        app.push_screen(ProbeScreen(app.services, 1))
+        await wait_for_text(app, "step 60 of 60")
+        await wait_for_text(app, "-1.0┤")
+        assert " 5┤" not in screen_text(app)
 
 
 async def test_a_probe_shows_its_curve_and_its_rate_is_taken_with_a_key(harness: AppHarness) -> None:

@@ -22,6 +22,8 @@ from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Line, set_title
 
 _SECONDS = 0.5
+_FIRST = 8
+"""Steps from the lowest rate on that are in view whatever their loss: they change nothing yet but by chance."""
 _KEY = "fine_tuning.optimizer.lora_lr"
 
 
@@ -93,13 +95,14 @@ class ProbeScreen(Dialog[None]):
 
     def _draw(self, phase: str) -> None:
 
-        raw, smooth = Curve(), Curve()
+        raw, smooth, (low, high) = Curve(), Curve(), self._limits()
         for rate, change, mean in zip(self._rates, self._changes, smoothed(self._changes), strict=True):
-            raw.add(math.log10(rate), change)
-            smooth.add(math.log10(rate), mean)
+            for curve, value in ((raw, change), (smooth, mean)):
+                if value <= high:
+                    curve.add(math.log10(rate), value)
         plot = self.query_one(LinePlot)
         series = [Series("", raw, "points", "faint"), Series("loss against the untrained model", smooth, style="first")]
-        plot.show(series if self._rates else [], unit="rate", limits=self._limits())
+        plot.show(series if self._rates else [], unit="rate", limits=(low, high))
         set_title(self.query_one("#probe-box"), f"Learning-rate probe · run {self._run_id}")
         run, says = self._run, self.query_one("#probe-says", Line)
         if run is None or run.state in LIVE_STATES:
@@ -111,9 +114,12 @@ class ProbeScreen(Dialog[None]):
             says.show(safe_line(run.error or "The loss did not fall at any rate: none is proposed.", 200, "bold"))
 
     def _limits(self) -> tuple[float, float]:
-        """The range of the curve without the last steps' flight."""
+        """What is drawn: as far above the untrained model's loss as the curve has fallen below it, or has begun.
+
+        The last steps' flight, which ends a probe, would leave the fall a line of one row.
+        """
         low = min(self._changes, default=0.0)
-        return low, max(0.1, -low)
+        return low, max(0.1, -low, *self._changes[:_FIRST])
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Offer the rate once there is one."""
