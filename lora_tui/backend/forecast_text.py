@@ -23,7 +23,10 @@ def training_forecast(forecast: SettingsForecast) -> ForecastText:
     training = forecast.training
     data, length, model, memory = training.data, training.length, training.model, training.memory
     lines = [("data", _data(forecast))]
-    if data.tokens.value is not None:
+    if data.tokens.value is not None and data.everyday_tokens:
+        whole = Estimate(data.tokens.value + data.everyday_tokens, estimated=True)
+        lines.append(("tokens", f"{_amount(whole)} an epoch, everyday examples among them"))
+    elif data.tokens.value is not None:
         lines.append(("tokens", f"{_amount(data.tokens)} an epoch"))
     stated = [data.problem or ""]  # a reason that stands in one line is not repeated in those below
     lines.append(("model", f"{one_line(model.name, 60)}, {_parameters(model.parameters, stated)}"))

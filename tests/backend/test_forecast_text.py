@@ -42,6 +42,15 @@ def test_an_empty_training_file_may_be_filled_and_is_no_blocker() -> None:
     assert training_forecast(forecast_with_history(Settings())).blocker is None
 
 
+@pytest.mark.parametrize(
+    ("beside", "line"), [(0, "about 7 an epoch"), (10, "about 227 an epoch, everyday examples among them")]
+)
+def test_the_tokens_of_an_epoch_count_the_everyday_examples(beside: int, line: str) -> None:
+    Path("accepted_training_data.txt").write_text("Question: a\nAnswer: b\n")
+    settings = with_values(Settings(), {"fine_tuning.training.everyday_examples": beside})
+    assert dict(training_forecast(forecast_with_history(settings)).lines)["tokens"] == line
+
+
 def test_a_training_file_that_is_refused_is_asked_for_before_a_run_begins() -> None:
     Path("accepted_training_data.txt").write_bytes(b"\xaf\xaf\n")
     blocker = training_forecast(forecast_with_history(Settings())).blocker

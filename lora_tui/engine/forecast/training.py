@@ -110,7 +110,9 @@ def _data(file: Survey, model_runs: Sequence[PlannedRun], training: Training) ->
         examples = Estimate(file.examples - len(held_out))
         trained = file.tokens_up_to(training.max_length, without=held_out)
         tokens = Estimate(trained, "four characters a token", estimated=True)
-    return DataForecast(file.path, True, None, examples, file.forms, file.skipped, tokens, Estimate(len(held_out)))
+    beside = _EVERYDAY_TOKENS * training.everyday_examples
+    parts = examples, file.forms, file.skipped, tokens, Estimate(len(held_out))
+    return DataForecast(file.path, True, None, *parts, everyday_tokens=beside)
 
 
 def _same_data(run: PlannedRun, file: Survey, max_length: int) -> bool:
@@ -285,5 +287,5 @@ def _seconds(
     speed = statistics.median(speeds)
     epochs = run.steps.value / run.steps_per_epoch.value
     note = f"at {speed:,.0f} tokens/s, the median of {count(len(speeds), 'earlier run')}; evaluations come on top"
-    tokens = data.tokens.value + _EVERYDAY_TOKENS * tuning.training.everyday_examples
+    tokens = data.tokens.value + data.everyday_tokens
     return Estimate(tokens * epochs / speed, note, estimated=True)

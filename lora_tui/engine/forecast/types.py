@@ -24,7 +24,8 @@ class Estimate:
 class DataForecast:
     """The training file: its examples by form, records that are skipped, and the tokens of one epoch.
 
-    `examples` and `tokens` are those that are trained on; `held_out` more are not. `refused`: it will refuse the file.
+    `examples` and `tokens` are those that are trained on; `held_out` more are not. Everyday examples, which are read
+    beside them, add about `everyday_tokens` to an epoch. `refused`: it will refuse the file.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class DataForecast:
     tokens: Estimate
     held_out: Estimate
     refused: bool = False
+    everyday_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
