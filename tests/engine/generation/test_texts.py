@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -121,12 +122,28 @@ def test_a_document_with_a_fault_never_reaches_the_judge(harness: GenerationHarn
     assert not any("BEGIN TEXT" in one.body["messages"][1]["content"] for one in harness.server.received)
 
 
+def _waits_for_answers(harness: GenerationHarness) -> bool:
+    """Return whether nothing moves, and each request that arrived is either answered and stored or still open."""
+
+    def moved() -> tuple[int, int, int]:
+        opened = harness.value("SELECT COUNT(*) FROM attempts WHERE status='sent'")
+        return len(harness.server.received), harness.value("SELECT COUNT(*) FROM attempts WHERE status='ok'"), opened
+
+    before = moved()
+    time.sleep(0.3)
+    received, answered, opened = moved()
+    return before == (received, answered, opened) and received == answered + opened
+
+
 def test_a_killed_run_goes_on_and_pays_for_no_text_twice(many_passages: GenerationHarness) -> None:
     harness = many_passages
     harness.server.kind_delays = {"rewrite": 0.05, "judge": 0.05}
     chosen: dict[str, Any] = {"forms": ["qa", "rewrite"], "mix__rewrite": 1.0, "max_concurrency": 2}
     with harness.killed_process(**chosen):
         wait_for(lambda: harness.server.count("rewrite", "ok") >= 3)
+        harness.server.delay, harness.server.kind_delays = 600.0, {}
+        wait_for(lambda: _waits_for_answers(harness))
+    harness.server.delay = 0.0
     outcome = harness.run(resume=1, **chosen)
     assert outcome.state == "finished", outcome
     assert outcome.result["texts"]["rewrite"]["accepted"] == 6
