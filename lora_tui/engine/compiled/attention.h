@@ -2,8 +2,7 @@
 
 /* Keys and values of rows into the cache, and the attention of rows over it. */
 
-#include "decoding.h"
-#include "tiles.h"
+#include "products.h"
 
 /* Tokens for which there is room where so many are counted by 32. */
 INLINE size_t whole_tiles(size_t tokens) { return (tokens + 2 * LANES - 1) / (2 * LANES) * (2 * LANES); }
@@ -49,6 +48,7 @@ INLINE void keep(const Call *call, size_t number, int64_t row, int64_t key_head,
     }
 }
 
+/* Scores of one query, where a head's width is no multiple of 32. */
 INLINE void add_scores(const float *query, const void *keys, size_t at, size_t tokens, size_t width, float scaling,
                        float *scores, int kind) {
     for (size_t t = 0; t < tokens; t += 4) {
@@ -67,15 +67,23 @@ INLINE void add_scores(const float *query, const void *keys, size_t at, size_t t
     }
 }
 
-/* Scores of some queries of one key head, (queries, width) and as `pack_rows` lays them out, to (queries, stride). */
-INLINE void scores_of(const Call *call, const float *query, const float *packed, int64_t queries, const void *keys,
+/* Scores of some queries of one key head, (queries, width) and laid out for a product, to (queries, stride). */
+INLINE void scores_of(const Call *call, const float *query, const float *laid, int64_t queries, const void *keys,
                       size_t at, size_t tokens, float *scores, size_t stride, int kind) {
     const size_t width = call->model->width;
     const float scaling = call->model->scaling;
     if (call->tiled) {
         for (size_t t = 0; t < tokens; t += TILE)
-            tiled_scores((const uint16_t *)keys + at + t * width, tokens - t, width, packed, queries, scaling,
+            tiled_scores((const uint16_t *)keys + at + t * width, tokens - t, width, laid, queries, scaling,
                          scores + t, stride);
+        return;
+    }
+    if (width % (2 * LANES) == 0) {
+        if (kind == FLOAT32) matrix_float32((const char *)keys + 4 * at, width, 0, tokens, laid, queries, scores, stride);
+        else matrix_bfloat16((const char *)keys + 2 * at, width, 0, tokens, laid, queries, scores, stride);
+        for (int64_t q = 0; q < queries; q++)
+            for (size_t t = 0; t < whole_tiles(tokens); t += LANES)
+                store(scores + q * stride + t, load(scores + q * stride + t) * scaling);
         return;
     }
     for (int64_t q = 0; q < queries; q++)
@@ -167,14 +175,16 @@ static void attend(const Call *call, size_t number, int64_t row, int64_t rows, i
     const Step *step = call->step;
     const size_t width = model->width, key_head = head / (model->heads / model->key_heads), stride = call->stride;
     const int64_t queries = rows * heads;
-    float query[TILE * MOST_WIDTH], packed[TILE * MOST_WIDTH / 2], sums[TILE * MOST_WIDTH];
+    float query[TILE * MOST_WIDTH], room[TILE * MOST_WIDTH], sums[TILE * MOST_WIDTH];
     for (int64_t q = 0; q < queries; q++) {
         const int64_t own = row + q / heads, place = own * (model->heads + 2 * model->key_heads) + head + q % heads;
         float plain[MOST_WIDTH];
         turn(model, step, own, call->parts + place * width, model->layer[number].query_norm, plain, query + q * width,
              kind);
     }
-    if (call->tiled) pack_rows(query, queries, width, packed);
+    const float *laid = kind == FLOAT32 ? query : room;
+    if (call->tiled) pack_rows(query, queries, width, room);
+    else if (kind == BFLOAT16 && width % (2 * LANES) == 0) split(query, queries * width, room, kind);
     const size_t before = step->lengths[row];
     Seen seen = {.keys = {NULL, step->keys[number]}, .values = {NULL, step->values[number]}};
     seen.at[1] = (step->places[row] * model->key_heads + key_head) * step->capacity * width;
@@ -185,7 +195,7 @@ static void attend(const Call *call, size_t number, int64_t row, int64_t rows, i
     }
     const size_t from[2] = {0, whole_tiles(seen.tokens[0])};
     for (int part = 0; part < 2; part++)
-        scores_of(call, query, packed, queries, seen.keys[part], seen.at[part], seen.tokens[part], scores + from[part],
+        scores_of(call, query, laid, queries, seen.keys[part], seen.at[part], seen.tokens[part], scores + from[part],
                   stride, kind);
     float totals[TILE];
     for (int64_t q = 0; q < queries; q++) {

@@ -4,8 +4,8 @@
    with a barrier after each; a thread computes a part of the outputs of every product, and reads the weights where the
    model has them. What a token gives does not depend on the tokens beside it: each sum has one order. Values are
    float32 in between, rounded to the model's precision where transformers rounds them. Where there are matrix
-   instructions (tiles.h), they compute the products of bfloat16 whatever the number of tokens, so prompts come here
-   too.
+   instructions (tiles.h), or those for pairs of bfloat16 (products.h), they compute the products of bfloat16 whatever
+   the number of tokens, so prompts come here too.
 
    engine/inference/compiled_step.py declares the same structures and calls this. AHEAD was measured on two cores of a
    Xeon with AVX-512. */
@@ -13,18 +13,17 @@
 #include <stdlib.h>
 
 #include "attention.h"
-#include "products.h"
 
 #define FEW_ROWS 16  /* up to so many rows each thread lays out for itself what a product reads: a barrier costs more */
 #define CHUNK 256    /* rows that go through all layers together: they stay in the cache of a core */
 
-/* Rows from which on torch's products are as fast. */
+/* Rows beyond which torch's products are as fast. */
 int64_t most_rows(const Model *model) {
     for (int64_t number = 0; number < model->layers; number++) {
         const Layer *layer = &model->layer[number];
         if (!is_tiled(&layer->query_key_value, model->kind) || !is_tiled(&layer->output, model->kind) ||
             !is_tiled(&layer->gate_up, model->kind) || !is_tiled(&layer->down, model->kind))
-            return MOST_ROWS;
+            return rows_worth_it((int)layer->down.kind);
     }
     return INT64_MAX;
 }

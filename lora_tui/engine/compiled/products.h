@@ -5,29 +5,53 @@
 #include "decoding.h"
 #include "tiles.h"
 
-#ifdef __AVX512F__ /* 32 registers of 16 numbers; elsewhere 16 of 8, or fewer */
-#define TILE_ROWS 8
-#define TILED(rows) ((rows) > 4 ? 2 : 4)
-#define MOST_ROWS 16
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#define PAIRED 1 /* an instruction multiplies pairs of bfloat16 as they are and adds them up in float32 */
+INLINE Vector add_pairs(Vector sum, Vector a, Vector b) {
+    return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
 #else
-#define TILE_ROWS 4
-#define TILED(rows) ((rows) > 2 ? 1 : 2)
-#define MOST_ROWS 5
+#define PAIRED 0
+INLINE Vector add_pairs(Vector sum, Vector a, Vector b) { return sum + a * b; } /* never called */
 #endif
+
+#define TILE_ROWS 8
 #define TILE_OUTPUTS 4
+#define PANEL 64    /* outputs whose weights stay in a core's cache while all rows are multiplied with them */
 #define AHEAD 16384 /* bytes ahead of which weights are asked for: 10.5 ms a token, 15.9 without (SmolLM2-135M) */
 
 INLINE size_t size_of(int kind) { return kind == FLOAT32 ? 4 : kind == BFLOAT16 ? 2 : 1; }
-INLINE int ways(int kind) { return kind == INT8 ? 4 : 2; }
+INLINE int is_paired(int kind) { return PAIRED && kind == BFLOAT16; }
 
-/* 32 or 64 weights as 2 or 4 vectors. Those of fewer bits are not in order: every second or fourth weight makes a
+/* Vectors of numbers that `load_weights` makes at once. */
+INLINE int ways(int kind) { return kind == INT8 ? 4 : kind == FLOAT32 || is_paired(kind) ? 1 : 2; }
+INLINE size_t weights_at_once(int kind) { return kind == INT8 ? 4 * LANES : kind == FLOAT32 ? LANES : 2 * LANES; }
+
+/* Rows and outputs that are multiplied together: as many sums as there are registers for, which are 32 of 16 numbers
+   with AVX-512, elsewhere 16 of 8, or fewer. */
+#ifdef __AVX512F__
+INLINE int rows_at_once(int kind) { return is_paired(kind) || kind == FLOAT32 ? 6 : TILE_ROWS; }
+INLINE int outputs_at_once(int rows, int kind) { return rows > 4 && rows_at_once(kind) == TILE_ROWS ? 2 : TILE_OUTPUTS; }
+INLINE int64_t rows_worth_it(int kind) { return is_paired(kind) ? INT64_MAX : kind == FLOAT32 ? 64 : 16; }
+#else
+INLINE int rows_at_once(int kind) { return 4; }
+INLINE int outputs_at_once(int rows, int kind) { return rows > 2 ? 1 : 2; }
+INLINE int64_t rows_worth_it(int kind) { return 5; }
+#endif
+
+/* 16, 32 or 64 weights as `ways` vectors. Those of fewer bits are not in order: every second or fourth weight makes a
    vector, which costs a shift; `split` lays what they are multiplied with out likewise. */
 INLINE void load_weights(const char *from, int kind, Vector *found) {
     if (kind == FLOAT32) {
-        found[0] = load((const float *)from), found[1] = load((const float *)from + LANES);
+        found[0] = load((const float *)from);
         return;
     }
     const Bits bits = *(const StoredBits *)from;
+    if (is_paired(kind)) {
+        found[0] = (Vector)bits;
+        return;
+    }
     if (kind == BFLOAT16) {
         found[0] = (Vector)(bits << 16), found[1] = (Vector)(bits & 0xffff0000u);
         return;
@@ -36,48 +60,51 @@ INLINE void load_weights(const char *from, int kind, Vector *found) {
         found[way] = __builtin_convertvector((Whole)(bits << (24 - 8 * way)) >> 24, Vector);
 }
 
-static const float *split(const float *x, size_t values, float *room, int kind) {
-    if (kind == FLOAT32) return x;
+/* Floats that a value takes once it is laid out, times two. */
+INLINE size_t halves(int kind) { return is_paired(kind) ? 1 : 2; }
+
+static void split(const float *x, size_t values, float *room, int kind) {
     if (kind == BFLOAT16)
         for (size_t i = 0; i < values; i += 2 * LANES) {
             Vector even, odd;
             split_two(x + i, &even, &odd);
-            store(room + i, even), store(room + i + LANES, odd);
+            if (PAIRED) store(room + i / 2, (Vector)((Bits)even >> 16 | ((Bits)odd & 0xffff0000u)));
+            else store(room + i, even), store(room + i + LANES, odd);
         }
     else
         for (size_t i = 0; i < values; i += 4 * LANES) {
-            float halves[4 * LANES];
+            float two[4 * LANES];
             Vector found[4];
             for (int half = 0; half < 2; half++) {
                 split_two(x + i + 2 * half * LANES, &found[0], &found[1]);
-                store(halves + half * LANES, found[0]), store(halves + (2 + half) * LANES, found[1]);
+                store(two + half * LANES, found[0]), store(two + (2 + half) * LANES, found[1]);
             }
-            split_two(halves, &found[0], &found[2]);
-            split_two(halves + 2 * LANES, &found[1], &found[3]);
+            split_two(two, &found[0], &found[2]);
+            split_two(two + 2 * LANES, &found[1], &found[3]);
             for (int way = 0; way < 4; way++) store(room + i + way * LANES, found[way]);
         }
-    return room;
 }
 
 /* A few outputs of a few rows at a time, so that what is loaded is used several times. `x` is split. */
 INLINE void tile(const char *weight, size_t inputs, const float *x, int outputs, int rows, int kind, float *y,
                  size_t stride) {
-    const size_t size = size_of(kind), line = inputs * size;
+    const size_t size = size_of(kind), line = inputs * size, row = inputs * halves(kind) / 2;
     Vector sums[TILE_OUTPUTS][TILE_ROWS];
     for (int o = 0; o < outputs; o++)
         for (int r = 0; r < rows; r++) sums[o][r] = (Vector){0};
-    for (size_t i = 0; i < inputs; i += ways(kind) * LANES) {
+    for (size_t i = 0; i < inputs; i += weights_at_once(kind), x += ways(kind) * LANES) {
         Vector w[TILE_OUTPUTS][4];
         UNROLL for (int o = 0; o < outputs; o++) {
             const char *from = weight + o * line + i * size;
             __builtin_prefetch(from + AHEAD, 0, 2);
-            if (kind == FLOAT32) __builtin_prefetch(from + AHEAD + 64, 0, 2);
             load_weights(from, kind, w[o]);
         }
         UNROLL for (int r = 0; r < rows; r++)
             UNROLL for (int way = 0; way < ways(kind); way++) {
-                const Vector value = load(x + r * inputs + i + way * LANES);
-                UNROLL for (int o = 0; o < outputs; o++) sums[o][r] += w[o][way] * value;
+                const Vector value = load(x + r * row + way * LANES);
+                UNROLL for (int o = 0; o < outputs; o++)
+                    sums[o][r] = is_paired(kind) ? add_pairs(sums[o][r], w[o][way], value)
+                                                 : sums[o][r] + w[o][way] * value;
             }
     }
     UNROLL for (int r = 0; r < rows; r++) {
@@ -90,29 +117,43 @@ INLINE void tile(const char *weight, size_t inputs, const float *x, int outputs,
 
 INLINE void tiles(const char *weight, size_t inputs, size_t first, size_t end, const float *x, int rows, int kind,
                   float *y, size_t stride) {
-    const size_t line = inputs * size_of(kind);
+    const size_t line = inputs * size_of(kind), row = inputs * halves(kind) / 2;
+    const int outputs = outputs_at_once(rows, kind);
     size_t o = first;
-    for (; o + TILED(rows) <= end; o += TILED(rows))
-        tile(weight + o * line, inputs, x, TILED(rows), rows, kind, y + o, stride);
+    for (; o + outputs <= end; o += outputs) tile(weight + o * line, inputs, x, outputs, rows, kind, y + o, stride);
+    if (o < end && first + outputs <= end) { /* the last ones together with some that were computed before */
+        o = end - outputs;
+        tile(weight + o * line, inputs, x, outputs, rows, kind, y + o, stride);
+        return;
+    }
     for (; o < end; o++)
         for (int r = 0; r < rows; r++)
-            tile(weight + o * line, inputs, x + r * inputs, 1, 1, kind, y + r * stride + o, stride);
+            tile(weight + o * line, inputs, x + r * row, 1, 1, kind, y + r * stride + o, stride);
 }
 
+/* Outputs `first` to `end` of rows that are laid out. Rows are taken in groups of nearly one size. */
 #define MATRIX(name, kind)                                                                                             \
     static void name(const char *weight, size_t inputs, size_t first, size_t end, const float *x, int64_t rows,        \
                      float *y, size_t stride) {                                                                        \
-        for (; rows > 0; rows -= TILE_ROWS, x += TILE_ROWS * inputs, y += TILE_ROWS * stride)                          \
-            switch (rows < TILE_ROWS ? rows : TILE_ROWS) {                                                             \
-            case 1: tiles(weight, inputs, first, end, x, 1, kind, y, stride); break;                                   \
-            case 2: tiles(weight, inputs, first, end, x, 2, kind, y, stride); break;                                   \
-            case 3: tiles(weight, inputs, first, end, x, 3, kind, y, stride); break;                                   \
-            case 4: tiles(weight, inputs, first, end, x, 4, kind, y, stride); break;                                   \
-            case 5: tiles(weight, inputs, first, end, x, 5, kind, y, stride); break;                                   \
-            case 6: tiles(weight, inputs, first, end, x, 6, kind, y, stride); break;                                   \
-            case 7: tiles(weight, inputs, first, end, x, 7, kind, y, stride); break;                                   \
-            default: tiles(weight, inputs, first, end, x, 8, kind, y, stride);                                         \
+        const int64_t groups = (rows + rows_at_once(kind) - 1) / rows_at_once(kind);                                   \
+        for (size_t o = first, next; o < end; o = next) {                                                              \
+            next = o + PANEL < end ? o + PANEL : end;                                                                  \
+            for (int64_t group = 0; group < groups; group++) {                                                         \
+                const int64_t r = rows * group / groups;                                                               \
+                const float *own = x + r * inputs * halves(kind) / 2;                                                  \
+                float *to = y + r * stride;                                                                            \
+                switch (rows * (group + 1) / groups - r) {                                                             \
+                case 1: tiles(weight, inputs, o, next, own, 1, kind, to, stride); break;                               \
+                case 2: tiles(weight, inputs, o, next, own, 2, kind, to, stride); break;                               \
+                case 3: tiles(weight, inputs, o, next, own, 3, kind, to, stride); break;                               \
+                case 4: tiles(weight, inputs, o, next, own, 4, kind, to, stride); break;                               \
+                case 5: tiles(weight, inputs, o, next, own, 5, kind, to, stride); break;                               \
+                case 6: tiles(weight, inputs, o, next, own, 6, kind, to, stride); break;                               \
+                case 7: tiles(weight, inputs, o, next, own, 7, kind, to, stride); break;                               \
+                default: tiles(weight, inputs, o, next, own, 8, kind, to, stride);                                     \
+                }                                                                                                      \
             }                                                                                                          \
+        }                                                                                                              \
     }
 MATRIX(matrix_float32, FLOAT32)
 MATRIX(matrix_bfloat16, BFLOAT16)
@@ -130,7 +171,8 @@ static const float *lay_out(const float *x, int64_t first, int64_t end, const Pr
     const size_t inputs = product->inputs;
     if (!is_tiled(product, kind)) {
         if (product->kind == FLOAT32) return x;
-        split(x + first * inputs, (end - first) * inputs, room + first * inputs, (int)product->kind);
+        float *to = room + first * inputs * halves((int)product->kind) / 2;
+        split(x + first * inputs, (end - first) * inputs, to, (int)product->kind);
         return room;
     }
     for (int64_t r = first; r < end; r += TILE)
