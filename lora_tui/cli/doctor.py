@@ -40,7 +40,7 @@ from lora_tui.terminal.report import Report, json_line
 from lora_tui.terminal.streams import Streams
 from lora_tui.text import clean, one_line
 
-_NEEDED = ("torch", "transformers", "peft", "openai", "textual", "rich", "aiosqlite", "pydantic", "nltk")
+_NEEDED = ("torch", "transformers", "peft", "openai", "textual", "rich", "aiosqlite", "pydantic")
 _EXTRAS = {"docs": ("pypdfium2",), "hub": ("pyarrow",), "parquet": ("pyarrow",), "serve": ("starlette", "uvicorn")}
 _PROBE_SECONDS = 3.0
 _FREE_GB = 2

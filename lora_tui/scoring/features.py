@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 
-from nltk.stem.porter import PorterStemmer
-
 from lora_tui.scoring.metrics import FUNCTION_WORDS, MAX_TOKENS, text_metrics
+from lora_tui.scoring.porter import porter_stem
 from lora_tui.scoring.priors import AGREEMENT, CONTRADICTION
 from lora_tui.scoring.words import content_tokens, is_number, is_unspaced, number_words, numbers, tokens
 
@@ -57,7 +56,6 @@ _SEPARATOR = re.compile(
     r"\s*(?:(?:[-*]|\d+[.)])\s+|(?:or|and|either|possibly|maybe|perhaps)\s+)*",
     re.IGNORECASE,
 )
-_STEMMER = PorterStemmer()
 _FUZZY_WORDS = 40
 """Words of a longer text are not looked for in other spellings: that takes the product of both lengths."""
 
@@ -256,7 +254,7 @@ def _stem(token: str) -> str:
     if value_in_words := number_words([token]):
         (value,) = value_in_words
         return f"{value.normalize():f}"
-    return token if is_unspaced(token) else _STEMMER.stem(token)
+    return token if is_unspaced(token) else porter_stem(token)
 
 
 def _share(wanted: Sequence[str], held: Set[str]) -> float:

@@ -3,8 +3,7 @@
 All of them compare surface text and none knows meaning: a wrong year or a "not" costs next to nothing, so they are
 evidence beside a judge and never a verdict. BLEU and ROUGE are those of nltk and rouge-score to the last bit (the tests
 compare them), counted over the tokens of `words`; those libraries take five times as long for a pair of sentences, and
-rouge-score minutes and gigabytes for the longest common subsequence of two texts of 200 kB. The stemmer is nltk's.
-Importing this module loads nltk, so only jobs do.
+rouge-score minutes and gigabytes for the longest common subsequence of two texts of 200 kB.
 """
 
 import math
@@ -13,8 +12,7 @@ from collections.abc import Sequence, Set
 from decimal import Decimal
 from functools import lru_cache
 
-from nltk.stem.porter import PorterStemmer
-
+from lora_tui.scoring.porter import porter_stem
 from lora_tui.scoring.words import (
     NUMERIC,
     content_tokens,
@@ -29,7 +27,6 @@ from lora_tui.scoring.words import (
 MAX_TOKENS = 40_000
 """Tokens of a text that BLEU and ROUGE look at, about 200 kB of English; what follows them is not compared."""
 
-_STEMMER = PorterStemmer()
 
 # Words that say how a sentence is built and not what it is about; their presence in a passage proves nothing.
 _FUNCTION_WORD_LIST = """
@@ -194,12 +191,6 @@ def _said_in(passage: str) -> tuple[Set[str], Set[Decimal | str]]:
 def _stems_in(passage: str, first: str) -> Set[str]:
     """Return the stems of a passage's words with that first letter, which no stem changes: all would take 20 times."""
     return {porter_stem(word) for word in _said_in(passage)[0] if word[0] == first}
-
-
-@lru_cache(maxsize=20_000)  # 10 µs a word, and a folder's words come again and again
-def porter_stem(word: str) -> str:
-    """Return a lower-case word without its English endings (Porter 1980)."""
-    return str(_STEMMER.stem(word))
 
 
 def numbers_supported(answer: str, passage: str) -> bool:

@@ -18,7 +18,7 @@ from lora_tui.engine.generation.number_reading import (
     written,
 )
 from lora_tui.engine.generation.quantities import TENS, UNITS, converted, in_digits, plain_number, shifted_times
-from lora_tui.scoring.metrics import porter_stem as _stem
+from lora_tui.scoring.porter import porter_stem as _stem
 
 _TIMES = re.compile(r"\b(?:twice|double[sd]?|thrice|triple|half|halved?|(?:three|four|five|six|ten|\d+) times)\b")
 """By these one number of the evidence is told from another: which of both is asked for does not matter."""

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence, Set
 
 from lora_tui.scoring.metrics import FUNCTION_WORDS
-from lora_tui.scoring.metrics import porter_stem as _stem
+from lora_tui.scoring.porter import porter_stem as _stem
 
 _NEGATORS = frozenset("not no never none nobody nothing neither nor cannot without hardly".split())
 _SOFT = frozenset(

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from lora_tui.engine.generation.quantities import TENS, UNITS, in_digits, plain_number
 from lora_tui.scoring.metrics import FUNCTION_WORDS
-from lora_tui.scoring.metrics import porter_stem as _stem
+from lora_tui.scoring.porter import porter_stem as _stem
 from lora_tui.scoring.words import numbers, tokens
 
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "dozen": 12}

@@ -20,7 +20,7 @@ from lora_tui.engine.generation.derived_numbers import (
 )
 from lora_tui.engine.generation.number_reading import counted, digits, in_words, listed, stated, without_held_shares
 from lora_tui.engine.generation.quantities import TENS, UNITS, spans_of_time, with_clock_times
-from lora_tui.scoring.metrics import porter_stem as _stem
+from lora_tui.scoring.porter import porter_stem as _stem
 
 _BEGINS_NUMBER = frozenset({*UNITS, *TENS, *"hundred thousand million billion".split(), *"0123456789"})
 _SINCE = re.compile(r"\b(?:later|earlier|before|after|ago|since|older|younger)\b")

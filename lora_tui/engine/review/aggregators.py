@@ -1,7 +1,7 @@
 """The metric aggregators as people's stored feedback makes them: a pure function of priors, learning rate and log.
 
 There are two, one for each scope: ``generation`` judges pairs, ``evaluation`` scores answers to test prompts. Small and
-apart because both the jobs that score and the ratings that teach replay them; it needs neither torch nor nltk.
+apart because both the jobs that score and the ratings that teach replay them; it needs no torch.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ async def replay_and_record(t: Store, scope: str, learning_rate: float) -> tuple
 
 
 def _features(rated: feedback.RatedAnswer) -> dict[str, float]:
-    from lora_tui.scoring.features import answer_features  # it loads nltk, which takes a second
+    from lora_tui.scoring.features import answer_features
 
     return answer_features(rated.answer, rated.reference, rated.prompt)
 

@@ -146,7 +146,7 @@ async def _reply(t: Store, turn_id: int) -> chat_log.RatedTurn:
 
 def _features(turn: chat_log.RatedTurn, predefined: str) -> dict[str, float]:
     """The metrics of a reply beside the predefined one, which it must have word for word."""
-    from lora_tui.scoring.features import answer_features  # it loads nltk, which takes a second
+    from lora_tui.scoring.features import answer_features
 
     return {**answer_features(turn.text, predefined, turn.question or ""), FIXED_REPLY: 1.0}
 
