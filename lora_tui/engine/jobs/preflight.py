@@ -25,7 +25,7 @@ from lora_tui.engine.data.read import (
 from lora_tui.engine.data.survey import survey_of
 from lora_tui.engine.evaluation.own_prompts import TEST_PROMPTS
 from lora_tui.engine.forecast.recipe import Recipe, cannot_learn, choose_prompts, resolve_model, resolve_recipe
-from lora_tui.engine.jobs.starting_adapter import starting_adapter, with_shape_of
+from lora_tui.engine.jobs.starting_adapter import form_warning, starting_adapter, with_shape_of
 from lora_tui.engine.models.adapter_source import AdapterSource, base_model_name, find_adapter
 from lora_tui.engine.models.hub_info import check_source, fetch_config
 from lora_tui.engine.review.preferences import PREFERENCES_FILE, said_preferences
@@ -95,6 +95,8 @@ async def _ready_to_train(ctx: RunContext) -> _Ready:
     begins_with = await starting_adapter(ctx, said=bool(data.judgements) and data_file == ctx.store.path)
     if begins_with is not None:
         ctx = ctx.with_settings(await asyncio.to_thread(with_shape_of, ctx.settings, begins_with))
+        if data.judgements and (otherwise := form_warning(begins_with, data.examples)):
+            ctx.warn(otherwise)
     recipe = await asyncio.to_thread(_recipe, ctx.settings, data_file, data, resumed=ctx.resumed)
     if recipe.settings is not ctx.settings or begins_with is not None:
         await runs.set_settings(

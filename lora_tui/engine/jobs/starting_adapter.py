@@ -6,22 +6,30 @@ a run learns from what people have said in the store: that was of answers of the
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.config.written import written_keys
+from lora_tui.engine.data.examples import Example, PromptCompletion
+from lora_tui.engine.data.read import TRAINING_TEXT
+from lora_tui.engine.data.training_text import QUESTION
 from lora_tui.engine.models.adapter_source import AdapterSource, find_adapter, open_adapter
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import ConfigError, LoraTuiError, UsageError
 from lora_tui.store import runs
+from lora_tui.text import count
 
 BEGINS_WITH = "begins_with"
 """The run's option with the folder of that adapter; empty where a new one is trained."""
 
 _NEW = "base"
 _RUN = re.compile(r"run-(\d+)")
+
+_QUESTION_FORMS = (TRAINING_TEXT, "question/", "alpaca", "ranked alpaca")
+"""How the names of those forms begin whose examples are trained as "Question: … Answer: …"."""
 
 
 async def starting_adapter(ctx: RunContext, *, said: bool) -> AdapterSource | None:
@@ -103,6 +111,27 @@ def with_shape_of(settings: Settings, source: AdapterSource) -> Settings:
         return with_values(settings, changes)
     except ConfigError as problem:
         raise UsageError(f"{file} has a form that cannot be trained on: {problem}") from problem
+
+
+def form_warning(source: AdapterSource, asked: Sequence[Example]) -> str | None:
+    """Return what to say of judgements that ask otherwise than the adapter was taught, as `asked`; None: nothing.
+
+    A bare prompt goes to the model as it stands, while a chat with such an adapter asks "Question: … Answer:": what is
+    preferred behind the one hardly moves the other.
+    """
+    forms: dict[str, int] = source.metadata.get("forms") or {}
+    taught = sum(number for form, number in forms.items() if form.startswith(_QUESTION_FORMS))
+    if source.metadata.get("chat_template") or 2 * taught <= sum(forms.values()):
+        return None
+    prompts = [one for one in asked if isinstance(one, PromptCompletion)]
+    bare = [one for one in prompts if not one.prompt.lstrip().startswith(QUESTION)]
+    if not bare:
+        return None
+    which = f"{bare[0].source}: {count(len(bare), 'record')} of {len(asked)} with a bare prompt"
+    return (
+        f"{which}, which goes to the model as it stands. The adapter in {source.folder} has learned questions and "
+        f'answers, and is asked "{QUESTION} … Answer:". Write question in place of prompt, and it is put that way.'
+    )
 
 
 def _names_it(settings: Settings) -> bool:

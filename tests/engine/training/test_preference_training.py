@@ -212,3 +212,25 @@ def test_a_run_on_what_people_said_goes_on_from_the_newest_adapter(
     fresh, future = place.start("train", {"adapter": "base"}, changes)
     assert future.result(timeout=120).state == "finished"
     assert place.events(fresh, "plan")[0].payload["begins_with"] is None
+
+
+@pytest.mark.parametrize("form", ["prompt", "question", "Question: "])
+def test_bare_prompts_are_warned_of_where_the_adapter_has_learned_questions_and_answers(
+    place: EngineHarness, trained: Trained, form: str
+) -> None:
+    if form == "Question: ":
+        records = [{**row, "prompt": f"Question: {row['question']}\nAnswer:"} for row in rows()]
+        records = [{key: value for key, value in row.items() if key != "question"} for row in records]
+    else:
+        records = [{form: row["question"], "chosen": row["chosen"], "rejected": row["rejected"]} for row in rows()]
+    file = preferences_file(place.folder, records)
+    assert json.loads((trained.adapter / "lora_tui.json").read_text())["forms"] == {"training text": len(PAIRS)}
+    named = {"adapter": str(trained.adapter), "train_data_file": str(file)}
+    run_id, future = place.start("train", named, {"fine_tuning.training.max_steps": 1})
+    assert future.result(timeout=120).state == "finished"
+    said = [event.payload["message"] for event in place.events(run_id, "warning")]
+    warned = [line for line in said if "bare prompt" in line]
+    assert len(warned) == (form == "prompt"), said
+    if warned:
+        assert "10 records of 10" in warned[0]
+        assert "question in place of prompt" in warned[0]
