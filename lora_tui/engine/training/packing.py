@@ -147,17 +147,17 @@ def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return rows
 
 
-def balance(lengths: Sequence[int], budget: int, multiple: int) -> list[list[int]]:
-    """Distribute items over rows of like length, at most `budget` tokens each, their number a multiple of `multiple`.
+def balance(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Distribute items over rows of like length, at most `budget` tokens each.
 
-    For rows that are computed side by side, so that no thread waits for a long one. Longest first, each to the shortest
-    row so far; a longer item than the budget gets its own row. Returns the item indices of each row; deterministic.
+    For rows that are replayed, which are padded to few lengths. Longest first, each to the shortest row so far; a
+    longer item than the budget gets its own row. Returns the item indices of each row; deterministic.
     """
     longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     alone = [[item] for item in longest_first if lengths[item] > budget]
     shared = longest_first[len(alone) :]
     wanted = -(-sum(lengths[item] for item in shared) // budget)
-    for rows in range(-(-wanted // multiple) * multiple, len(shared), multiple):
+    for rows in range(wanted, len(shared)):
         found: list[list[int]] = [[] for _ in range(rows)]
         used = [0] * rows
         for item in shared:
@@ -193,6 +193,14 @@ def lay_out(examples: Sequence[PackableExample], items: Sequence[int], device: t
         tuple(place for place, _ in placed),
         to_device(torch.tensor([0, *ends], dtype=torch.int32), device),
     )
+
+
+def share_of_row(tokens_per_row: int, ranks: int) -> int:
+    """Return a rank's share of `tokens_per_row` where `ranks` have one machine's memory: what a row worker would have.
+
+    Rows of so many tokens are at least as long as is worth a thread.
+    """
+    return max(tokens_per_row // ranks, min(tokens_per_row, _LEAST_TOKENS_PER_WORKER))
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:

@@ -34,9 +34,10 @@ from lora_tui.engine.training.packing import (
     lay_out,
     pack,
     packed_attention,
+    share_of_row,
     supports_packing,
 )
-from lora_tui.engine.training.ranks import SHARDED_IS_SLOWER, LostRankError, OneRank, Ranks
+from lora_tui.engine.training.ranks import SHARDED_IS_SLOWER, LostRankError, OneRank, Ranks, share_examples
 
 _HEAD_TRANSFORMS = (
     "final_logit_softcapping",
@@ -105,8 +106,9 @@ class GradientStep:
     ) -> "GradientStep":
         """Look at the model and choose the packed or the plain path, and the layers that are computed by hand."""
         base: PreTrainedModel = model.get_base_model()
-        packed = supports_packing(base)
-        ladder, ranks = FallbackLadder(tokens_per_row), ranks or OneRank()
+        packed, ranks = supports_packing(base), ranks or OneRank()
+        # Ranks that share cores cut rows as one process's workers do: as much memory, the same sums to the bit.
+        ladder = FallbackLadder(share_of_row(tokens_per_row, ranks.beside))
         fast = FastLayers.of(model, packed=packed, sharded=ranks.sharded)
         # PEFT's own dropout draws from torch's one generator: rows must then come one after the other. So they must
         # where every layer's weights are gathered before it computes.
@@ -208,20 +210,28 @@ class GradientStep:
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         baseline = self.baseline(examples)
 
-        def compute_row(items: Sequence[int]) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-            self.ranks.check()
-            row = lay_out(examples, items, self.device)  # beside the GPU's work on the row before
-            self.fast.set_dropout_rng(share.dropout_rng(self.seed, row))
-            sums = self.row_sums(row, [examples[item] for item in items], baseline)
-            return sums.detach(), torch.autograd.grad(sums[0] / share.divisor, parameters, allow_unused=True)
+        def compute_lane(rows: Sequence[Sequence[int]]) -> tuple[Tensor, list[Tensor | None]]:
+            total = torch.zeros(1, dtype=torch.float32, device=self.device)
+            gradients: list[Tensor | None] = [None] * len(parameters)
+            for items in rows:
+                self.ranks.check()
+                row = lay_out(examples, items, self.device)  # beside the GPU's work on the row before
+                self.fast.set_dropout_rng(share.dropout_rng(self.seed, row))
+                sums = self.row_sums(row, [examples[item] for item in items], baseline)
+                found = torch.autograd.grad(sums[0] / share.divisor, parameters, allow_unused=True)
+                total = total + sums.detach()
+                gradients = _sum_of(gradients, found)
+            return total, gradients
 
-        total = torch.zeros(1, dtype=torch.float32, device=self.device)  # of a rank without an example
+        total, gradients = compute_lane(())  # of a rank without an example
         with computing(), self.ready():
-            # Added up in the order of the rows, whoever is first: the same sum to the last bit.
-            for rows, workers in self._row_groups(examples):
-                for sums, gradients in self.row_workers.map(compute_row, rows, workers):
+            # Added up in the order of the lanes, whoever is first: the same sum to the last bit.
+            for lanes, workers in self._lane_groups(examples):
+                for sums, found in self.row_workers.map(compute_lane, lanes, workers):
                     total = total + sums
-                    _add_gradients(parameters, gradients)
+                    gradients = _sum_of(gradients, found)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
             for _ in range(self.ranks.rows_to_add(len(self.assign_rows(examples)))):
                 self._compute_for_nothing(parameters)
         if self.objective is not None:
@@ -324,21 +334,26 @@ class GradientStep:
 
     def long_rows_together(self, examples: Sequence[PackableExample]) -> int:
         """How many of a step's rows above their share of `tokens_per_row` are computed side by side; 1: each alone."""
-        return self._row_groups(examples)[1][1]
+        return self._lane_groups(examples)[1][1]
 
-    def _row_groups(self, examples: Sequence[PackableExample]) -> list[tuple[list[list[int]], int]]:
-        """Group a step's rows, longest first, in three with how many of each group are computed side by side.
+    def _lane_groups(self, examples: Sequence[PackableExample]) -> list[tuple[list[list[list[int]]], int]]:
+        """Group a step's rows in three: lanes of rows, and how many lanes of each group are computed side by side.
 
         Rows too large for their share of `tokens_per_row`, one long example each, go together as far as memory has room
-        for them; those that are left over take all the cores, one after the other. What a row leaves in the heap,
-        between the other thread's tensors, fits a shorter row and not a longer one.
+        for them; those that are left over take all the cores, one after the other. The others make as many lanes as
+        there are workers, which add up their own rows: a lane is what a rank with one worker computes, so the sum is
+        that of such ranks to the last bit. Rows come longest first: what one leaves in the heap, between the other
+        thread's tensors, fits a shorter row and not a longer one.
         """
         rung, at_once = self.fallback.current, self.rows_at_once(examples)
-        rows = sorted(self.assign_rows(examples), key=lambda items: -tokens_in(examples, items))
-        long = sum(tokens_in(examples, items) > rung.tokens_per_row // at_once for items in rows)
-        together = max(1, min(at_once, rung.long_rows, long))
-        alone = long if together == 1 else long % together
-        return [(rows[:alone], 1), (rows[alone:long], together), (rows[long:], at_once)]
+        long, lanes = self._lanes(examples, at_once)
+        together = max(1, min(at_once, rung.long_rows, len(long)))
+        alone = len(long) if together == 1 else len(long) % together
+        return [
+            ([[items] for items in long[:alone]], 1),
+            ([[items] for items in long[alone:]], together),
+            (lanes, at_once),
+        ]
 
     def summed_loss_of(self, examples: Sequence[PackableExample], step: int = 0, first: int = 0) -> Tensor:
         """The summed loss of one row of `examples`, a float32 scalar; `first` is their first index in the step."""
@@ -356,13 +371,28 @@ class GradientStep:
 
     def assign_rows(self, examples: Sequence[PackableExample]) -> list[list[int]]:
         """Pack a step's examples: the indices of those that share each row."""
+        long, lanes = self._lanes(examples, self.rows_at_once(examples))
+        return [*long, *(row for lane in lanes for row in lane)]
+
+    def _lanes(
+        self, examples: Sequence[PackableExample], at_once: int
+    ) -> tuple[list[list[int]], list[list[list[int]]]]:
+        """Pack a step's examples: rows of one above a worker's share of `tokens_per_row`, and each one's rows."""
+        lengths, rung = [len(example.input_ids) for example in examples], self.fallback.current
         if not self.packed:
-            return [[item] for item in range(len(examples))]
-        lengths, at_once = [len(example.input_ids) for example in examples], self.rows_at_once(examples)
-        rung = self.fallback.current
-        if at_once == 1 and not rung.graphs:
-            return pack(lengths, rung.tokens_per_row)
-        return balance(lengths, rung.tokens_per_row // at_once, at_once)
+            return [], [sorted(([item] for item in range(len(lengths))), key=lambda items: -lengths[items[0]])]
+        budget = rung.tokens_per_row // at_once
+        short = [item for item, length in enumerate(lengths) if length <= budget]
+        long = sorted(
+            ([item] for item, length in enumerate(lengths) if length > budget), key=lambda row: -lengths[row[0]]
+        )
+        distribute = balance if rung.graphs else pack
+        lanes = []
+        for lane in share_examples([lengths[item] for item in short], at_once):
+            rows = distribute([lengths[short[item]] for item in lane], budget)
+            rows = [[short[lane[item]] for item in row] for row in rows]
+            lanes.append(sorted(rows, key=lambda items: -tokens_in(examples, items)))
+        return long, lanes
 
     def summed_loss(self, row: Row) -> Tensor:
         """The summed cross-entropy of one row's labels, a float32 scalar."""
@@ -403,18 +433,12 @@ def tokens_in(examples: Sequence[PackableExample], items: Sequence[int]) -> int:
     return sum(len(examples[item].input_ids) for item in items)
 
 
-def _add_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
-    sums, parts = [], []
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        if gradient is None:
-            continue
-        if parameter.grad is None:
-            parameter.grad = gradient
-        else:
-            sums.append(parameter.grad)
-            parts.append(gradient)
-    if sums:
-        torch._foreach_add_(sums, parts)  # the optimizer's own way: a GPU is asked once for all of them
+def _sum_of(sums: list[Tensor | None], parts: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Add gradients to `sums`, in place where there is one already; None is a gradient that there is not."""
+    there = [(old, new) for old, new in zip(sums, parts, strict=True) if old is not None and new is not None]
+    if there:  # the optimizer's own way: a GPU is asked once for all of them
+        torch._foreach_add_([old for old, _ in there], [new for _, new in there])
+    return [new if old is None else old for old, new in zip(sums, parts, strict=True)]
 
 
 def _has_plain_head(base: PreTrainedModel) -> bool:

@@ -117,6 +117,34 @@ def test_the_gradient_of_several_ranks_is_that_of_one(
     assert all(torch.equal(found[0][1][name], value) for name, value in found[1][1].items())
 
 
+def test_the_gradient_of_ranks_is_that_of_a_process_with_as_many_row_workers_to_the_last_bit(
+    new_model: Callable[..., Any], examples: list[EncodedExample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_tui.engine.training.packing._LEAST_TOKENS_PER_WORKER", 16)
+
+    def new() -> Any:
+        return new_model(dropout=0.1).train()
+
+    examples = [one for one in examples if len(one.input_ids) <= 48]
+    alone = new()
+    torch.set_num_threads(2)
+    try:
+        one = GradientStep.of(alone, 96)
+        assert one.rows_at_once(examples) == 2
+        assert len(one.assign_rows(examples)) > 2
+        loss = one.accumulate(examples, 3)
+        one.row_workers.close()
+    finally:
+        torch.set_num_threads(1)
+    with ranks_of(new, 2, 96) as group:
+        model = new()
+        assert float(GradientStep.of(model, 96, 42, group).accumulate(examples, 3)) == pytest.approx(
+            float(loss), rel=1e-6
+        )
+    wanted = gradients(alone)
+    assert all(torch.equal(value, wanted[name]) for name, value in gradients(model).items())
+
+
 def train(
     model: Any,
     dataset: TextDataset,

@@ -27,16 +27,16 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_rows_are_of_like_length_and_hold_every_item_once() -> None:
     lengths = [20, 14, 25, 14, 23, 15, 13, 26, 12, 22]
-    rows = balance(lengths, 56, 2)
+    rows = balance(lengths, 56)
     assert sorted(item for row in rows for item in row) == list(range(10))
     used = [sum(lengths[item] for item in row) for row in rows]
     assert len(rows) == 4
     assert max(used) <= 56
     assert max(used) - min(used) <= 12
-    assert balance([10, 90, 10, 10], 30, 2) == [[1], [0, 3], [2]], "a long item gets its own row"
-    assert balance([5, 5], 100, 4) == [[0], [1]]
-    assert balance([7, 3, 7, 3], 10, 2) == [[0, 1], [2, 3]]
-    assert balance([], 10, 2) == []
+    assert balance([10, 90, 10, 10], 30) == [[1], [0, 2, 3]], "a long item gets its own row"
+    assert balance([5, 5], 100) == [[0, 1]]
+    assert balance([7, 3, 7, 3], 10) == [[0, 1], [2, 3]]
+    assert balance([], 10) == []
 
 
 @pytest.mark.usefixtures("two_cores")
@@ -76,10 +76,11 @@ def test_rows_share_the_token_budget_and_a_long_one_is_computed_alone(
 ) -> None:
     monkeypatch.setattr("lora_tui.engine.training.packing._LEAST_TOKENS_PER_WORKER", 16)
     gradient_step = GradientStep.of(new_model(), 40)
-    (alone, one), (together, _), (short, two) = gradient_step._row_groups(examples)
+    (alone, one), (together, _), (short, two) = gradient_step._lane_groups(examples)
     assert (one, two) == (1, 2)
-    assert all(sum(len(examples[item].input_ids) for item in row) <= 20 for row in short)
-    assert all(len(row) == 1 for row in alone)
+    assert len(short) == 2
+    assert all(sum(len(examples[item].input_ids) for item in row) <= 20 for lane in short for row in lane)
+    assert all(len(row) == 1 for lane in alone for row in lane)
     assert alone, "one of the pairs is longer than half of the budget"
     assert short
     assert not together
@@ -100,7 +101,7 @@ def test_long_rows_are_computed_side_by_side_where_there_is_memory_for_it(
     assert (one_by_one.long_rows_together(long), side_by_side.long_rows_together(long)) == (1, 1)
     side_by_side.fallback.begin_at(replace(side_by_side.fallback.current, long_rows=2))
     assert side_by_side.long_rows_together(long) == 2
-    groups = [(len(rows), workers) for rows, workers in side_by_side._row_groups(long)]
+    groups = [(sum(map(len, lanes)), workers) for lanes, workers in side_by_side._lane_groups(long)]
     assert groups == [(count % 2, 1), (count - count % 2, 2), (0, 2)]
     assert float(side_by_side.accumulate(long, 1)) == pytest.approx(loss, rel=1e-6)
     assert largest_difference(gradients(model), expected) <= 1e-6
