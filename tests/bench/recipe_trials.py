@@ -142,6 +142,7 @@ def trial(name: str, data_file: Path, changes: Mapping[str, Any], seconds: float
     found: dict[str, Any] = {
         "set": name,
         **changes,
+        "dtype": str(base.dtype).removeprefix("torch."),
         "steps": result.steps,
         "cut": result.stopped_by == "request",
         "cpu_s": round(taken),
