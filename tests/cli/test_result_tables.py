@@ -139,6 +139,6 @@ def test_a_probe_is_a_curve_with_the_proposed_rate_marked_and_how_to_take_it() -
     text = written(write_result, {**found, "points": points, "commands": commands})
     (marked,) = [line for line in text.splitlines() if "<- proposed" in line]
     assert marked.split()[0] in ("9.4e-4", "1.1e-3")
-    assert "proposed: 1e-3, for the loss fell most steeply at 1.2e-3 and training came apart at 2.7e-2" in text
+    assert "proposed: 1e-3, for the loss was lowest at 1e-2: a tenth of that; training came apart at 2.7e-2" in text
     assert commands[0] in text
     assert "no rate is proposed" in written(write_result, {**found, "rate": None, "points": points})

@@ -272,7 +272,7 @@ async def test_a_probe_shows_its_curve_and_its_rate_is_taken_with_a_key(harness:
         await harness.populate(finish)
         await wait_for_text(app, "1e-3 is proposed")
         await pilot.resize_terminal(80, 24)
-        await wait_for_text(app, "no more than the first")
+        await wait_for_text(app, "a tenth of that")
         await wait_for_text(app, "1e-2")
         await pilot.press("enter")
         await wait_until(lambda: app.services.state.settings.fine_tuning.optimizer.lora_lr == 1e-3)
