@@ -222,10 +222,10 @@ def test_a_variable_that_the_configuration_names_is_a_key_as_well(monkeypatch: p
 )
 def test_no_text_is_slow_to_search(text: str) -> None:
     """Quadratic searches took 12 s for the first of these."""
-    started = time.perf_counter()
+    started = time.thread_time()
     find_secret(text)
     redact(text)
-    assert time.perf_counter() - started < 5
+    assert time.thread_time() - started < 5
 
 
 @pytest.fixture

@@ -311,7 +311,7 @@ def test_emitting_never_waits_for_the_store(engine_harness: EngineHarness, job: 
 
     job(work)
     outcome = engine_harness.run("train")
-    assert outcome.result["seconds"] < 1.0
+    assert outcome.result["seconds"] < 5.0, "whoever waits for a transaction gives up after ten seconds"
     assert len(engine_harness.events(outcome.run_id, "note")) == 1000
 
 

@@ -133,9 +133,9 @@ def test_looking_again_takes_a_moment(settings: Settings, tmp_path: Path) -> Non
     took = []
     for r in range(1, 8):
         changed = with_values(large, {"fine_tuning.lora.r": r})
-        began = time.perf_counter()
+        began = time.process_time()
         assert forecast_with_history(changed).training.data.examples.value == 20_000
-        took.append(time.perf_counter() - began)
+        took.append(time.process_time() - began)
     assert min(took) < 0.05
 
 

@@ -1,6 +1,7 @@
 """A conversation through the engine: what is streamed, what is stored, and what a special command shows."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -185,22 +186,36 @@ def test_a_named_adapter_folder_speaks(trained: Trained) -> None:
     assert probe.session.title.endswith(f"the adapter of best, step {probe.session.source.step}")  # type: ignore[union-attr]
 
 
-def test_the_loop_goes_on_while_a_reply_is_decoded(trained: Trained) -> None:
+def test_the_loop_goes_on_while_a_reply_is_decoded(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding waits, in the midst of it, for the loop, which would never come if it waited for decoding."""
     probe = ChatProbe(trained.engine_harness)
+    decoding, ticked = threading.Event(), threading.Event()
+    went_on: list[bool] = []
+    real = FastModel.hidden
 
-    async def both() -> int:
+    def hidden(*inputs: Any, **named: Any) -> Any:
+        decoding.set()
+        went_on.append(ticked.wait(60.0))
+        ticked.set()  # it is waited for once
+        return real(*inputs, **named)
+
+    monkeypatch.setattr(FastModel, "hidden", hidden)
+
+    async def both() -> None:
         async def speak() -> None:
             async for _ in probe.session.reply("unlock"):
                 pass
 
         speaking = asyncio.ensure_future(speak())
-        ticks = 0
-        while not speaking.done():
+        await asyncio.to_thread(decoding.wait, 60.0)
+        for _ in range(6):
             await asyncio.sleep(0.001)
-            ticks += 1
-        return ticks
+        ticked.set()
+        await speaking
 
-    assert trained.engine_harness.engine.call(both()).result(timeout=300) > 5
+    trained.engine_harness.engine.call(both()).result(timeout=300)
+    assert len(went_on) > 5
+    assert all(went_on)
 
 
 def test_replies_can_be_computed_with_8_bit_weights(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,9 +88,9 @@ def test_what_stretches_over_sentences_is_left_out_with_its_line() -> None:
 
 def test_a_long_text_is_searched_in_bounded_time() -> None:
     for piece in ("ignore ", "a ", "i g ", "give ", "note ", "<", "A", "score 1 ", "the judge ", "忽略"):
-        began = time.perf_counter()
+        began = time.thread_time()
         find_phrase(piece * (200_000 // len(piece)))
-        assert time.perf_counter() - began < 5, piece
+        assert time.thread_time() - began < 5, piece
 
 
 def test_plain_letters_are_folded_as_any_others_are() -> None:
