@@ -141,7 +141,7 @@ int decode_step(const Model *model, const Step *step, float *x, int threads) {
     size_t tokens = 1;
     for (int64_t r = 0; r < step->rows; r++) tokens = greater(tokens, step->lengths[r] + 1);
     const size_t stride = whole_tiles(step->prefix_tokens) + whole_tiles(tokens);
-    const size_t scores = TILE * stride, ranks = most_ranks(model, step) / LANES * LANES + LANES;
+    const size_t scores = TILE * stride, ranks = LOW_ROWS * most_ranks(model, step);
     const size_t shared = rows * (parts + width + inner), laid = (rows + TILE) * inputs, own_size = scores + ranks;
     const int alone = rows <= FEW_ROWS;
     const size_t prepared_size = rows * hidden + laid;

@@ -31,7 +31,8 @@ typedef struct {
     Product head;
 } Model;
 
-typedef struct { /* LoRA beside a product: (inputs, ranks) and (ranks, outputs), scaled; no ranks: nothing */
+typedef struct { /* LoRA beside a product: (inputs, ranks) and (ranks, outputs), scaled; no ranks: nothing.
+                    Ranks are a multiple of 16, the rest of them 0 */
     const float *down, *up;
     int64_t ranks;
 } LowRank;

@@ -204,24 +204,70 @@ INLINE void outputs_of(const Part *part, int weights, int tiled, size_t inputs, 
     }
 }
 
-/* Add what a row's adapter gives for outputs `first` to `end` of a product. */
-static void add_low_rank(const LowRank *own, const float *x, size_t inputs, size_t outputs, size_t first, size_t end,
-                         float *y, float *low, int kind) {
+#define LOW_ROWS 4    /* rows that are multiplied together with an adapter's matrices */
+#define LOW_VECTORS 3 /* and vectors of its ranks, which are a multiple of 16 */
+#define UP_VECTORS 4  /* and of its outputs */
+
+/* Some of the ranks of some rows x (rows, inputs), to low (rows, ranks). */
+INLINE void low_tile(const LowRank *own, size_t from, const float *x, size_t inputs, int rows, int vectors, float *low) {
     const size_t ranks = own->ranks;
-    memset(low, 0, ranks * sizeof *low);
-    for (size_t i = 0; i < inputs; i++) {
-        const float value = x[i], *down = own->down + i * ranks;
-        for (size_t k = 0; k < ranks; k++) low[k] += value * down[k];
-    }
-    for (size_t from = first; from < end; from += 256) {
-        const size_t count = end - from < 256 ? end - from : 256;
-        float added[256] = {0};
-        for (size_t k = 0; k < ranks; k++) {
-            const float value = low[k], *up = own->up + k * outputs + from;
-            for (size_t o = 0; o < count; o++) added[o] += value * up[o];
+    Vector sums[LOW_ROWS][LOW_VECTORS];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) sums[r][v] = (Vector){0};
+    for (size_t i = 0; i < inputs; i++)
+        UNROLL for (int v = 0; v < vectors; v++) {
+            const Vector down = load(own->down + i * ranks + from + v * LANES);
+            UNROLL for (int r = 0; r < rows; r++) sums[r][v] += all(x[r * inputs + i]) * down;
         }
-        for (size_t o = 0; o < count; o++) y[from + o] = rounded_one(y[from + o] + added[o], kind);
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) store(low + r * ranks + from + v * LANES, sums[r][v]);
+}
+
+/* What the ranks of some rows give for some outputs, added to y (rows, outputs). */
+INLINE void add_up(const LowRank *own, size_t outputs, int rows, int vectors, const float *low, size_t from, float *y,
+                   int kind) {
+    Vector sums[LOW_ROWS][UP_VECTORS];
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < vectors; v++) sums[r][v] = (Vector){0};
+    for (size_t k = 0; k < (size_t)own->ranks; k++)
+        UNROLL for (int v = 0; v < vectors; v++) {
+            const Vector up = load(own->up + k * outputs + from + v * LANES);
+            UNROLL for (int r = 0; r < rows; r++) sums[r][v] += all(low[r * own->ranks + k]) * up;
+        }
+    for (int r = 0; r < rows; r++)
+        UNROLL for (int v = 0; v < vectors; v++) {
+            float *to = y + r * outputs + from + v * LANES;
+            store(to, rounded(load(to) + sums[r][v], kind));
+        }
+}
+
+INLINE void add_low_ranks(const LowRank *own, const float *x, size_t inputs, size_t outputs, int rows, size_t first,
+                          size_t end, float *y, float *low, int kind) {
+    const size_t ranks = own->ranks;
+    for (size_t from = 0, left; from < ranks; from += LOW_VECTORS * LANES) {
+        left = (ranks - from) / LANES;
+        if (left == 1) low_tile(own, from, x, inputs, rows, 1, low);
+        else if (left == 2) low_tile(own, from, x, inputs, rows, 2, low);
+        else low_tile(own, from, x, inputs, rows, 3, low);
     }
+    size_t o = first;
+    for (; o + UP_VECTORS * LANES <= end; o += UP_VECTORS * LANES) add_up(own, outputs, rows, UP_VECTORS, low, o, y, kind);
+    for (; o + LANES <= end; o += LANES) add_up(own, outputs, rows, 1, low, o, y, kind);
+    for (; o < end; o++)
+        for (int r = 0; r < rows; r++) {
+            float sum = 0.0f;
+            for (size_t k = 0; k < ranks; k++) sum += low[r * ranks + k] * own->up[k * outputs + o];
+            y[r * outputs + o] = rounded_one(y[r * outputs + o] + sum, kind);
+        }
+}
+
+/* Add what their adapter gives for outputs `first` to `end` of a product of some rows. */
+static void add_adapter(const LowRank *own, const float *x, size_t inputs, size_t outputs, int64_t rows, size_t first,
+                        size_t end, float *y, float *low, int kind) {
+    for (; rows >= LOW_ROWS; rows -= LOW_ROWS, x += LOW_ROWS * inputs, y += LOW_ROWS * outputs)
+        add_low_ranks(own, x, inputs, outputs, LOW_ROWS, first, end, y, low, kind);
+    for (; rows > 0; rows--, x += inputs, y += outputs)
+        add_low_ranks(own, x, inputs, outputs, 1, first, end, y, low, kind);
 }
 
 /* Outputs `first` to `end` of a product of all rows, to y (rows, outputs); `number` is its place in its layer. */
@@ -239,11 +285,13 @@ static void multiply(const Call *call, const Product *product, size_t layer, int
                        y + before, product->outputs, kind);
         before = after;
     }
-    for (int64_t r = 0; step->adapters && r < step->rows; r++) {
-        if (step->row_adapter[r] < 0) continue;
-        const LowRank *found = &step->adapters[(step->row_adapter[r] * call->model->layers + layer) * 4 + number];
+    for (int64_t r = 0, next; step->adapters && r < step->rows; r = next) {
+        const int64_t adapter = step->row_adapter[r];
+        for (next = r + 1; next < step->rows && step->row_adapter[next] == adapter;) next++;
+        if (adapter < 0) continue;
+        const LowRank *found = &step->adapters[(adapter * call->model->layers + layer) * 4 + number];
         if (found->ranks > 0)
-            add_low_rank(found, x.plain + r * product->inputs, product->inputs, product->outputs, first, end,
-                         y + r * product->outputs, own->low, kind);
+            add_adapter(found, x.plain + r * product->inputs, product->inputs, product->outputs, next - r, first, end,
+                        y + r * product->outputs, own->low, kind);
     }
 }

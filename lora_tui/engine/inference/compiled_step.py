@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lora_tui.engine.compiled.library import DECODING, load_library
 from lora_tui.engine.inference.key_values import CachedRows
@@ -28,6 +29,7 @@ _KINDS = {torch.float32: _FLOAT32, torch.bfloat16: _BFLOAT16}
 _MULTIPLE = {_FLOAT32: 32, _BFLOAT16: 32, _INT8: 64}
 """What the number of inputs must be a multiple of, by kind of weights."""
 
+_LANES = 16
 _MOST_WIDTH = 256
 _MOST_PARTS = 3
 _PRODUCTS = 4
@@ -205,7 +207,8 @@ class CompiledSteps:
         """The table of adapters, as they were when it was made."""
         if names not in self._adapters:
             table = (_LowRank * (len(names) * len(self.layers) * _PRODUCTS))()
-            found = [product.low_rank(name) for name in names for layer in self.layers for product in layer.products]
+            every = (product.low_rank(name) for name in names for layer in self.layers for product in layer.products)
+            found = [None if one is None else _whole_vectors(one) for one in every]
             for place, one in enumerate(found):
                 if one is not None:
                     table[place] = _LowRank(one.down.data_ptr(), one.up.data_ptr(), one.up.shape[0])
@@ -252,6 +255,12 @@ def _scores(library: ctypes.CDLL, model: _Model, hidden: Tensor, vocabulary: int
     if library.decode_scores(ctypes.byref(model), _Count(len(x)), *addresses, torch.get_num_threads()):
         raise MemoryError("decoding")
     return found
+
+
+def _whole_vectors(low_rank: LowRank) -> LowRank:
+    """The same with a multiple of 16 ranks: compiled code computes as many at once."""
+    missing = -low_rank.up.shape[0] % _LANES
+    return LowRank(functional.pad(low_rank.down, (0, missing)), functional.pad(low_rank.up, (0, 0, 0, missing)))
 
 
 def _adapter_names(adapters: RowAdapters, rows: int) -> list[str | None]:
