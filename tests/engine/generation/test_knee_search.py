@@ -2,6 +2,7 @@
 
 import pytest
 
+from lora_tui.engine.generation.client.knee import KneeSearch
 from tests.engine.generation.simulated_endpoint import TOKENS_PER_SECOND, Simulation, saturating, shared
 
 
@@ -67,3 +68,15 @@ def test_overdue_replies_halve_it() -> None:
     assert 0 < endpoint.overdue <= 16, "eight at once take twice as long as they may"
     assert endpoint.search.limit <= 4
     assert endpoint.share(100, 2 * TOKENS_PER_SECOND) > 0.9
+
+
+def test_a_second_refusal_soon_after_one_costs_a_sixteenth_and_a_third_a_quarter() -> None:
+    search = KneeSearch(most=512, timeout=60.0, now=0.0)
+    now, kept = 0.0, []
+    for in_flight in (257, 252, 250):
+        search.refused(in_flight, now, same_burst=False)
+        for _ in range(300):  # it climbs back, an answer at a time
+            now += 0.01
+            search.answered(now - 5.0, 100.0, now, oldest=now - 5.0)
+        kept.append(search.limit)
+    assert kept == [251, 235, 176]

@@ -50,6 +50,12 @@ _BURST = 2.0
 _SOON = 15.0
 """Seconds after a refusal in which another one says that the limit is still too high."""
 
+_ONCE_AGAIN, _AGAIN = 0.94, 0.75
+"""What is left of a limit at which a refusal comes again soon after one; and where that does not help."""
+
+_RACING = 50
+"""One of so many places stays free where requests are refused: an answer's place is free here before it is there."""
+
 _SLOW = 0.2
 """Share of the timeout from which replies are slow: a call that is overdue then tells of too many in flight."""
 
@@ -86,6 +92,7 @@ class KneeSearch:
         self._pause, self._question_at = _FIRST_PAUSE, math.inf
         self._decreased = self._probed = -math.inf
         self._bounded = False  # whether anything was refused
+        self._again = 0  # refusals that came soon after one
         self._taken = self._in_flight = 0
         self._at = self._began = now
         self._answers = 0  # of requests that left in this window, with their tokens and seconds
@@ -150,7 +157,10 @@ class KneeSearch:
             self._settle(self._settled, now)
             return
         again = now - self._decreased < _SOON or (self.phase in ("settled", "recover") and served < self._target)
-        self._target = max(1, min(served, int(0.75 * self._target))) if again else served
+        self._again = self._again + 1 if again else 0
+        below = served - served // _RACING
+        lower = below if not again else int((_ONCE_AGAIN if self._again == 1 else _AGAIN) * self._target)
+        self._target = max(1, min(below, lower))
         self._recover(max(1, min(self.limit, served) // 2), now)
 
     def was_probe(self, now: float) -> bool:
