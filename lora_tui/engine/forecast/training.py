@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from lora_tui.config.models import FineTuning, Settings, Training
+from lora_tui.config.models import FineTuning, Settings
 from lora_tui.engine.data.holdout import draw_holdout
 from lora_tui.engine.data.survey import Survey, survey_of_run
 from lora_tui.engine.forecast.types import (
@@ -54,7 +54,7 @@ def forecast_training(
     model_runs = [run for run in history if run.plan.get("model") == tuning.model_name]
     here = [run for run in model_runs if run.host == socket.gethostname()]
     machine_runs = [run for run in here if run.plan.get("device", "").partition(":")[0] == device.kind]
-    data = _data(file, model_runs, tuning.training)
+    data = _data(file, model_runs, tuning)
     length = _length(data, tuning)
     model = _model(architecture, tuning, model_runs)
     return TrainingForecast(
@@ -91,7 +91,8 @@ def _torch_has_cuda() -> bool:
         return False
 
 
-def _data(file: Survey, model_runs: Sequence[PlannedRun], training: Training) -> DataForecast:
+def _data(file: Survey, model_runs: Sequence[PlannedRun], tuning: FineTuning) -> DataForecast:
+    training = tuning.training
     if file.problem is not None:
         unknown = Estimate(None, file.problem)
         return DataForecast(file.path, file.exists, file.problem, unknown, {}, 0, unknown, unknown, file.refused)
@@ -110,9 +111,14 @@ def _data(file: Survey, model_runs: Sequence[PlannedRun], training: Training) ->
         examples = Estimate(file.examples - len(held_out))
         trained = file.tokens_up_to(training.max_length, without=held_out)
         tokens = Estimate(trained, "four characters a token", estimated=True)
-    beside = _EVERYDAY_TOKENS * training.everyday_examples
+    beside = _EVERYDAY_TOKENS * _everyday_examples(tuning)
     parts = examples, file.forms, file.skipped, tokens, Estimate(len(held_out))
     return DataForecast(file.path, True, None, *parts, everyday_tokens=beside)
+
+
+def _everyday_examples(tuning: FineTuning) -> int:
+    """Return how many everyday examples an epoch has: none stand beside preferences."""
+    return tuning.training.everyday_examples if tuning.method == "sft" else 0
 
 
 def _same_data(run: PlannedRun, file: Survey, max_length: int) -> bool:
@@ -136,8 +142,7 @@ def _length(data: DataForecast, tuning: FineTuning) -> LengthForecast:
         per_epoch = None
         steps = training.max_steps or None
     else:
-        beside = training.everyday_examples if tuning.method == "sft" else 0
-        examples = int(data.examples.value) + beside
+        examples = int(data.examples.value) + _everyday_examples(tuning)
         per_epoch = schedule.steps_per_epoch(examples, examples_per_step)
         steps = schedule.total_steps(examples, examples_per_step, training.max_epochs, training.max_steps)
     if steps is None:

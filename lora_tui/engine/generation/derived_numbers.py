@@ -7,7 +7,7 @@ could be hit by chance. Plain text, English words.
 
 import re
 from collections import defaultdict
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from decimal import Decimal
 from itertools import combinations, product
 
@@ -135,15 +135,19 @@ def named_derivations(answer: str, evidence: str, question: str, known: Set[str]
     if _EACH.search(f"{evidence} {question}".casefold()):
         asked = ASKED.search(question)
         things = {noun for _, noun in counted(answer)} | ({_stem(asked[1].casefold())} if asked else set())
-        of_thing = {int(value) for value, noun in counted(evidence) if noun in things and value.isdigit()}
+        of_thing = _whole_numbers(value for value, noun in counted(evidence) if noun in things)
         found.update(one * other for one in of_thing for other in whole)
-        there = {int(one) for one in written(evidence) if one.isdigit() and one != "0"}
-        of_those = (int(one) for one in written(question) if one.isdigit())
+        there = _whole_numbers(written(evidence)) - {0}  # a part of a name may be "00"
+        of_those = _whole_numbers(written(question))
         found.update(one // other for one in of_those for other in there if one % other == 0)
     if _NEARLY.search(f"{text} {question.casefold()}"):
         found.update(rounded for one in whole for rounded in (round(one, -place) for place in range(1, len(str(one)))))
     source = f"{evidence}\n{question}"
     return {str(one) for one in found} | converted(answer, source, question) | shifted_times(answer, source)
+
+
+def _whole_numbers(texts: Iterable[str]) -> set[int]:
+    return {int(one) for one in texts if one.isdigit() and len(one) <= _LONGEST_WHOLE}
 
 
 def _spans_of_calendar(text: str, evidence: str) -> set[int]:

@@ -54,7 +54,7 @@ _MOST = 1e18
 """Numbers from here on are in no other unit: products of them could be infinite."""
 
 _NUMBER_WORD = "|".join([*UNITS, *TENS, "half an?", "an?"])
-_QUANTITY = re.compile(rf"\b(\d[\d,]*(?:\.\d+)?|(?:{_NUMBER_WORD})\b)( and a half)?[\s-]*([a-z]+)\b")
+_QUANTITY = re.compile(rf"\b((?<![\d,])\d[\d,]*(?:\.\d+)?|(?:{_NUMBER_WORD})\b)( and a half)?[\s-]*([a-z]+)\b")
 _AND_A_HALF = re.compile(r"\s+and a half\b")
 _JOINS = re.compile(r"(?:,?\s+and)?,?\s+")
 _OFTEN = re.compile(

@@ -119,7 +119,9 @@ def form_warning(source: AdapterSource, asked: Sequence[Example]) -> str | None:
     A bare prompt goes to the model as it stands, while a chat with such an adapter asks "Question: … Answer:": what is
     preferred behind the one hardly moves the other.
     """
-    forms: dict[str, int] = source.metadata.get("forms") or {}
+    forms = source.metadata.get("forms")
+    if not isinstance(forms, dict) or not all(isinstance(number, int) for number in forms.values()):
+        return None  # not written by us
     taught = sum(number for form, number in forms.items() if form.startswith(_QUESTION_FORMS))
     if source.metadata.get("chat_template") or 2 * taught <= sum(forms.values()):
         return None

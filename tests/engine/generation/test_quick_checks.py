@@ -21,6 +21,7 @@ from lora_tui.engine.generation import (
     remote_calls,
     stated_numbers,
 )
+from lora_tui.engine.generation.stated_numbers import wrong_number
 from lora_tui.engine.generation.task_queue import TaskQueue
 from lora_tui.engine.runtime import interpreter
 from lora_tui.scoring import metrics, words
@@ -184,3 +185,15 @@ def test_tasks_that_are_handed_over_come_once(monkeypatch: pytest.MonkeyPatch) -
         assert [one.id for one in await queue.take("judge", 9)] == [1, 3, 4]
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "evidence",
+    [
+        "Model z00 is for each of the persons, 7 in all.",
+        f"Every box for persons holds {'1' * 5000} cats.",
+        "Each of the persons has " + "1," * 6000 + " of them.",
+    ],
+)
+def test_numbers_that_are_no_amounts_are_not_reckoned_with(evidence: str) -> None:
+    assert wrong_number("They get 5 of these.", evidence, f"How many for 20 persons each, or {'2' * 5000}?") == "5"
