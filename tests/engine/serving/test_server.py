@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,9 @@ import openai
 import pytest
 
 from lora_tui.engine.data.template_renderer import render_chat
+from lora_tui.engine.inference.batch_decoder import BatchDecoder
 from lora_tui.engine.inference.decode import answers, decode
+from lora_tui.engine.inference.sequences import DecodedToken
 from lora_tui.engine.serving import http_app
 from lora_tui.protocol.reply import Decoding
 from tests.engine.conftest import Trained
@@ -255,11 +258,22 @@ def test_a_client_that_hangs_up_frees_its_places_at_once(server: RunningServer) 
     server.wait_until(lambda: server.health()["active"] == 0, 5)
 
 
-def test_one_that_hangs_up_while_it_waits_for_a_whole_answer_frees_its_place(server: RunningServer) -> None:
+def test_one_that_hangs_up_while_it_waits_for_a_whole_answer_frees_its_place(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, slowed = BatchDecoder.step, list[int]()
+
+    def slow_step(decoder: BatchDecoder) -> list[DecodedToken]:
+        slowed.append(decoder.running)
+        time.sleep(0.1)  # a thousand tokens of the tiny model are a matter of moments
+        return step(decoder)
+
+    monkeypatch.setattr(BatchDecoder, "step", slow_step)
     client = server.client().with_options(timeout=0.7)
     with pytest.raises(openai.APITimeoutError):
         client.completions.create(model="base", prompt="eight", max_tokens=1000, n=8, temperature=1, seed=1)
     server.wait_until(lambda: server.health()["active"] == 0, 5)
+    assert 1 < len(slowed) < 50
 
 
 def test_a_slow_reader_does_not_hold_others_up(server: RunningServer) -> None:
