@@ -150,7 +150,7 @@ class CompiledSteps:
         )  # fmt: skip
         library.most_rows.restype = _Count
         self.most_rows: int = library.most_rows(ctypes.byref(self._model))
-        """Tokens beyond which torch is as fast; no number is, where the processor has matrix instructions for them."""
+        """Tokens beyond which torch is as fast; no number is, where a processor multiplies tiles or pairs of them."""
 
     def hidden(self, x: Tensor, cosines: Tensor, sines: Tensor, rows: CachedRows, adapters: RowAdapters) -> Tensor:
         """Hidden states after the last norm ``(rows, hidden)`` of tokens with the embeddings `x` ``(rows, hidden)``.
