@@ -35,6 +35,8 @@ _FRAME_BYTES = 256
 _DRAIN_SECONDS = 1.0
 """Seconds that the last sequences (leaving the alternate screen, mouse off) get to reach a slow terminal."""
 
+_EMPTY_SCREEN = "\x1b[H\x1b[2J"
+
 _READ_BYTES = 4096
 _SELECT_SECONDS = 0.1
 
@@ -202,6 +204,11 @@ class SteadyDriver(LinuxDriver):
     def write(self, data: str) -> None:
         """Queue data for the terminal."""
         self._out.write(data)
+
+    def stop_application_mode(self) -> None:
+        """Empty the alternate screen before it is left: tmux keeps rows of one that was enlarged among the shell's."""
+        self.write(_EMPTY_SCREEN)
+        super().stop_application_mode()
 
     def close(self) -> None:
         """Write what is queued and end the threads."""

@@ -123,7 +123,8 @@ def test_stop_and_keep_saves_says_how_to_go_on_and_gives_the_terminal_back(progr
         terminal.shows("still at work")
         terminal.press("s")
         assert terminal.wait() == 0
-        after = terminal.output.rpartition("\x1b[?1049l")[2]
+        before, _, after = terminal.output.rpartition("\x1b[?1049l")
+        assert "\x1b[H\x1b[2J" in before[-100:], "tmux would leave rows of an enlarged screen among the shell's"
         assert "stopping and saving run 1" in after
         assert "run 1 stopped. Go on with: lora-tui --resume 1" in after
         assert "\x1b[?25h" in terminal.output[-4000:]
