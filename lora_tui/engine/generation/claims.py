@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import islice
 
-from lora_tui.engine.generation.number_reading import written
+from lora_tui.engine.generation.number_reading import stated, written
 from lora_tui.engine.generation.quantities import TENS, UNITS
 from lora_tui.engine.generation.questions.english import verbs_of
 from lora_tui.scoring.metrics import FUNCTION_WORDS, grounding
@@ -65,7 +65,7 @@ _CODE = re.compile(
 _SIGN_OF_CODE = re.compile(r"[-@(_+^]|\.\w|[a-z][A-Z]|[A-Z][A-Z\d]")
 """In everything that `_CODE` finds, and sooner looked for."""
 
-_CAPITALISED = re.compile(r"(?<=[\w,;)]\s)(?:[A-ZÀ-ÖØ-Þ][^\W\d_]{2,}|(?<=[a-z]\s)[B-HJ-Z])\b")
+_CAPITALISED = re.compile(r"(?:(?<=[\w,;)]\s)|(?<=[^\W\d_]-))(?:[A-ZÀ-ÖØ-Þ][^\W\d_]{2,}|(?<=[a-z]\s)[B-HJ-Z])\b")
 _ASKS_FOR_NAME = re.compile(
     r"(?i)\s*(?:who|whom|whose|where|(?:which|what|in which|in what|by whom|to whom|at which|from which)\s+(?:\w+\s+)?"
     r"(?:person|man|woman|engineer|author|architect|designer|artist|company|firm|city|town|village|country|place|river"
@@ -75,6 +75,13 @@ _DATE_WORD = re.compile(
     r"\b(?:January|February|March|April|June|July|August|September|October|November|December|May(?=,? \d)"
     r"|(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day)\b"
 )
+_CALENDAR = re.compile(
+    r"\b(?:weekdays?|weekends?|(?:\d+|[a-z]+) (?:days|weeks|months) (?:later|before|after|earlier)"
+    r"|(?:takes?|lasts?|took|lasted|for|within|every) (?:\d+|[a-z]+) (?:days|weeks|months))\b",
+    re.IGNORECASE,
+)
+"""What tells a day or month without its name."""
+
 _FIRST_WORD = re.compile(r"\W*([A-ZÀ-ÖØ-Þ][^\W\d_]{2,})")
 _MOST_OF_A_NAME = 3
 """Content words of an answer that is hardly more than a name: its first word is looked at, too."""
@@ -117,6 +124,11 @@ def wrong_name(answer: str, evidence: str, question: str, passage: str) -> str |
         if not _holds(everywhere, name) and not _is_derived(name.casefold(), everywhere):
             return name
     return None
+
+
+def may_follow_from_dates(name: str, evidence: str) -> bool:
+    """Tell whether a day or month that is named nowhere may be worked out: "weekdays", "five months" after March."""
+    return _DATE_WORD.fullmatch(name) is not None and _CALENDAR.search(evidence) is not None
 
 
 def wrong_code_name(answer: str, evidence: str, question: str, passage: str = "") -> str | None:
@@ -288,7 +300,7 @@ def _taken(text: str, words: str, evidence: str, question: str) -> int:
         if grounding(word, evidence) > 0 or not said.isdisjoint(_verbs([word]))
     ]
     taken = held.count(False) + held.count(True) // 2
-    return taken + len((written(text) & written(evidence)) - written(question) - {"0", "1"})
+    return taken + len((stated(text) & written(evidence)) - stated(question) - {"0", "1"})
 
 
 def _verbs(words: Iterable[str]) -> set[str]:

@@ -3,6 +3,9 @@
 The judge is lenient and can be talked round; these cannot. A weighted score lets a fluent pair make up for an invented
 number, so what must not happen is refused here. Each refusal has a cause (a short name that is counted) and a reason in
 words. What only looks like words to a model is left to a person: a text about such words would look the same.
+
+A refusal needs proof. A number that nothing holds, where one had to be worked out, is a doubt instead: the pair passes,
+and whoever judges it is asked about that number (`doubt_about`).
 """
 
 import re
@@ -11,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lora_tui.engine.generation.claims import (
+    may_follow_from_dates,
     off_the_passage,
     what_it_points_at,
     with_neighbours,
@@ -29,7 +33,7 @@ from lora_tui.engine.generation.question_checks import (
     trivial,
 )
 from lora_tui.engine.generation.quotations import is_quoted, says_something
-from lora_tui.engine.generation.stated_numbers import unknown_figure, wrong_number
+from lora_tui.engine.generation.stated_numbers import UnheldNumber, unheld_number, unknown_figure
 from lora_tui.scoring.words import normalise
 from lora_tui.secrets import find_secret
 from lora_tui.text import one_line
@@ -73,6 +77,20 @@ class Refusal:
 def check_gates(pair: ProposedPair, passage: str) -> Refusal | None:
     """Return the refusal of the first gate that a pair does not pass, or None."""
     return _first_refusal(pair.question, pair.answer, pair.evidence, passage)
+
+
+def doubt_about(pair: ProposedPair, passage: str) -> str:
+    """Return the number or date of an answer that may have been worked out, but nobody knows how; empty for none.
+
+    A pair with one is not to be accepted before a judge has worked it out.
+    """
+    if not is_in_english(passage):
+        return ""
+    number = _unheld_number(pair.question, pair.answer, pair.evidence, passage)
+    if number is not None:
+        return number.value if number.doubtful else ""
+    name = _unheld_name(pair.question, pair.answer, pair.evidence, passage)
+    return name if name and may_follow_from_dates(name, pair.evidence) else ""
 
 
 @lru_cache(maxsize=256)  # the writer asks, and soon after it whoever stores the pair
@@ -135,16 +153,27 @@ def _unsupported_claims(pair: ProposedPair, passage: str) -> Iterator[Refusal]:
         if name := wrong_code_name(pair.answer, pair.evidence, pair.question, passage):
             yield Refusal("wrong name", f"«{_shown(name)}» is neither in the evidence nor in the question")
         return
-    answer, evidence = without_quoted_settings(pair.answer, passage), with_neighbours(pair.evidence, passage)
-    before = what_it_points_at(pair.evidence, passage)
-    if number := wrong_number(answer, pair.evidence, pair.question, before, passage):
-        yield Refusal("wrong number", f"neither evidence nor question says {_shown(number)}")
+    number = _unheld_number(pair.question, pair.answer, pair.evidence, passage)
+    if number is not None and not number.doubtful:
+        yield Refusal("wrong number", f"neither evidence nor question says {_shown(number.value)}")
     if off := off_the_passage(pair.answer, passage, pair.question, pair.evidence):
         yield Refusal("off the passage", f"the passage does not speak of it: «{_shown(off)}»")
-    if name := wrong_name(answer, evidence, pair.question, passage):
+    name = _unheld_name(pair.question, pair.answer, pair.evidence, passage)
+    if name and not may_follow_from_dates(name, pair.evidence):
         yield Refusal("wrong name", f"«{_shown(name)}» is neither in the evidence nor in the question")
     if denied := wrong_negation(pair.answer, pair.evidence, pair.question):
         yield Refusal("negated", f"the evidence says the opposite of «{_shown(denied)}»")
+
+
+@lru_cache(maxsize=256)  # whoever has the pair judged asks again
+def _unheld_number(question: str, answer: str, evidence: str, passage: str) -> UnheldNumber | None:
+    answer = without_quoted_settings(answer, passage)
+    return unheld_number(answer, evidence, question, what_it_points_at(evidence, passage), passage)
+
+
+@lru_cache(maxsize=256)
+def _unheld_name(question: str, answer: str, evidence: str, passage: str) -> str | None:
+    return wrong_name(without_quoted_settings(answer, passage), with_neighbours(evidence, passage), question, passage)
 
 
 def _leaning(words: str) -> Refusal:

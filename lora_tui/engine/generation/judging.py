@@ -20,6 +20,12 @@ MIN_GROUNDEDNESS = 0.375
 """Half-way between the judge's levels 2 and 3. Below, the passage does not hold the answer, and no other metric makes
 up for that: with the prior weights, a groundless pair could still score 7 of 10."""
 
+DOUBTFUL = "doubtful number"
+"""The cause that such a pair is counted under."""
+
+MIN_CONFIRMED = 0.75
+"""Level 4. A number that the judge was asked to work out must have it in groundedness and correctness."""
+
 _METRIC_NAMES = {
     "judge_groundedness": "the judge's groundedness",
     "judge_correctness": "the judge's correctness",
@@ -55,8 +61,28 @@ class PairJudge:
     weights_version: int
     threshold: float
 
-    def decide(self, metrics: Mapping[str, float]) -> Decision:
-        """Return the verdict on a pair with these metrics."""
+    def decide(self, metrics: Mapping[str, float], doubt: str = "", *, can_reckon: bool = True) -> Decision:
+        """Return the verdict on a pair with these metrics.
+
+        `doubt` is a number of the answer that its judge was asked to work out. Where it did not, or cannot be relied
+        on for that (`can_reckon`), a person has to: nothing was proved either way.
+        """
+        decision = self._decide(metrics)
+        if not doubt or decision.verdict != "accepted":
+            return decision
+        levels = [metrics[name] for name in ("judge_groundedness", "judge_correctness") if name in metrics]
+        verdict, cause = decision.verdict, decision.cause
+        if len(levels) < 2 or not can_reckon:
+            verdict, cause = "review", DOUBTFUL
+            reason = f"no judge has worked out {doubt}, which neither evidence nor question says: a person should look"
+        elif (least := min(levels)) < MIN_CONFIRMED:
+            verdict, cause = "rejected", DOUBTFUL
+            reason = f"the judge does not find that {doubt} follows from the passage ({1 + 4 * least:.1f} of 5)"
+        else:
+            reason = f"the judge finds that {doubt} follows from the passage"
+        return replace(decision, verdict=verdict, cause=cause, reason=f"{decision.reason}; {reason}")
+
+    def _decide(self, metrics: Mapping[str, float]) -> Decision:
         score = ten_scale(self.aggregator.score(metrics))
         if JUDGE_PROBABILITY in metrics:
             return self._decide_by_probability(score)

@@ -48,7 +48,7 @@ _DENYING = re.compile(
 _IDIOMS = re.compile(
     r"\b(?:no|not) (?:more|less|fewer|later|earlier|longer|sooner|larger|smaller|higher|lower|older|younger) than\b"
     r"|\bno matter\b|\bnot (?:only|just|necessarily|merely|always)\b|\bnot (?:before|until)\b|\bwhether or not\b"
-    r"|\bnothing but\b"
+    r"|\bnothing but\b|\bat all\b|\ball the same\b|\bafter all\b"
 )
 """Negations that deny nothing of what they stand with."""
 

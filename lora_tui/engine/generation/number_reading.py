@@ -36,6 +36,14 @@ _MULTIPLES: dict[str, tuple[str, ...]] = {
     "daily": ("1",),
     "fortnight": ("2", "14"),
     **{
+        word: (str(value),)
+        for value, word in enumerate(
+            "eleventh twelfth thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth".split(), 11
+        )
+    },
+    "twentieth": ("20",),
+    "thirtieth": ("30",),
+    **{
         word: (str(value), str(round(100 / value)))
         for value, word in enumerate("second third fourth fifth sixth seventh eighth ninth tenth".split(), 2)
     },
@@ -173,7 +181,11 @@ def counted(text: str) -> Set[tuple[str, str]]:
     found = set()
     for match in _WITH_NOUN.finditer(in_digits(text.casefold())):
         word, noun = match[1], match[2] or ""
-        value = word.replace(",", "") if word[0].isdigit() else str(UNITS.get(word, TENS.get(word, "")))
+        value = (
+            plain_number(Decimal(word.replace(",", "")))
+            if word[0].isdigit()
+            else str(UNITS.get(word, TENS.get(word, "")))
+        )
         if value and value != "1":
             found.add((value, "" if noun in FUNCTION_WORDS or noun in _NO_NOUN or not noun else _stem(noun)))
     return found

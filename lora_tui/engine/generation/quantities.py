@@ -23,7 +23,7 @@ _SECONDS = {
     "second": 1.0, "sec": 1.0, "s": 1.0, "minute": 60.0, "min": 60.0, "hour": 3600.0, "h": 3600.0, "day": 86400.0,
     "week": 604800.0, "fortnight": 1209600.0, "month": 2628000.0, "year": 31536000.0, "millisecond": 0.001, "ms": 0.001,
 }  # fmt: skip
-_UNITS_OF_MEASURE = {
+UNITS_OF_MEASURE = {
     **{unit: ("time", size) for unit, size in _SECONDS.items()},
     **{unit: ("time", size) for unit, size in {"decade": 315360000.0, "century": 3153600000.0}.items()},
     **dict.fromkeys(("mm", "millimetre", "millimeter"), ("length", 0.001)),
@@ -137,10 +137,8 @@ def converted(answer: str, source: str, question: str) -> set[str]:
     known = list(_quantities(source))
     found = set()
     for written, value, unit in _quantities(answer):
-        kind, size = _UNITS_OF_MEASURE[unit]
-        same = [
-            other * of for _, other, one in known for k, of in [_UNITS_OF_MEASURE[one]] if k == kind and one != unit
-        ]
+        kind, size = UNITS_OF_MEASURE[unit]
+        same = [other * of for _, other, one in known for k, of in [UNITS_OF_MEASURE[one]] if k == kind and one != unit]
         sums = _of_different_units(known, kind)
         if any(abs(one - value * size) <= one * _ROUNDING for one in same) or any(
             abs(one - value * size) <= one * _EXACT for one in sums
@@ -152,7 +150,7 @@ def converted(answer: str, source: str, question: str) -> set[str]:
         if any(abs(one / of - value / seconds) <= one / of * _ROUNDING for _, one, of in rates):
             found.add(written)
     for _, one, of in rates:
-        times = [(written, value * _UNITS_OF_MEASURE[unit][1]) for written, value, unit in _quantities(answer)]
+        times = [(written, value * UNITS_OF_MEASURE[unit][1]) for written, value, unit in _quantities(answer)]
         found.update(written for written, seconds in times if abs(of / one - seconds) <= seconds * _ROUNDING)
         asked = (one / of * _SECONDS[unit.rstrip("s")] for unit in _ASKED_PERIOD.findall(question.casefold()))
         found.update(str(round(value)) for value in asked if abs(value - round(value)) <= value * _ROUNDING)
@@ -166,9 +164,9 @@ def _proportional(answer: str, source: str, question: str) -> set[str]:
     that makes of it: of 6 kilograms for one kilogram, 3 for 500 grams.
     """
     asked = [
-        (kind, value * size) for _, value, unit in _quantities(question) for kind, size in [_UNITS_OF_MEASURE[unit]]
+        (kind, value * size) for _, value, unit in _quantities(question) for kind, size in [UNITS_OF_MEASURE[unit]]
     ]
-    told = [(kind, value * size) for _, value, unit in _quantities(source) for kind, size in [_UNITS_OF_MEASURE[unit]]]
+    told = [(kind, value * size) for _, value, unit in _quantities(source) for kind, size in [UNITS_OF_MEASURE[unit]]]
     ratios = {one / other for kind, one in asked for same, other in told if kind == same and other and one != other}
     if not ratios:
         return set()
@@ -185,7 +183,7 @@ def shifted_times(answer: str, source: str) -> set[str]:
     """
     if not _CLOCK.search(answer) and not _BY_HALVES.search(answer):
         return set()
-    lengths = [value * size / 60 for _, value, unit in _quantities(source) for kind, size in [_UNITS_OF_MEASURE[unit]]
+    lengths = [value * size / 60 for _, value, unit in _quantities(source) for kind, size in [UNITS_OF_MEASURE[unit]]
                if kind == "time" and value * size < _DAY]  # fmt: skip
     times = [(one + sign * length) % 1440 for one in _times(source) for length in lengths for sign in (1, -1)]
     hours = {int(one // 60) for one in times}
@@ -214,7 +212,7 @@ def _phrase_value(phrase: str) -> int:
 
 def _of_different_units(known: Sequence[tuple[str, float, str]], kind: str) -> list[float]:
     """Return sums and differences of two quantities of a kind in different units, in the unit of size 1."""
-    sizes = [(value * size, unit) for _, value, unit in known for k, size in [_UNITS_OF_MEASURE[unit]] if k == kind]
+    sizes = [(value * size, unit) for _, value, unit in known for k, size in [UNITS_OF_MEASURE[unit]] if k == kind]
     pairs = [(one, other) for (one, unit), (other, another) in combinations(sizes, 2) if unit != another]
     return [of for one, other in pairs for of in (one + other, abs(one - other))]
 
@@ -226,14 +224,14 @@ def _quantities(text: str) -> Iterator[tuple[str, float, str]]:
     """
     folded, before = in_digits(text.casefold()), None
     for match in _QUANTITY.finditer(folded):
-        unit = match[3].rstrip("s") if match[3] not in _UNITS_OF_MEASURE else match[3]
-        if unit not in _UNITS_OF_MEASURE or (value := _value(match[1])) is None:
+        unit = match[3].rstrip("s") if match[3] not in UNITS_OF_MEASURE else match[3]
+        if unit not in UNITS_OF_MEASURE or (value := _value(match[1])) is None:
             continue
         half = match[2] or _AND_A_HALF.match(folded, match.end())
         value = value + 0.5 if half else value
         yield _as_compared(value), value, unit
         if before is not None and _JOINS.fullmatch(folded, before[0], match.start()):
-            (kind, size), (other_kind, larger) = _UNITS_OF_MEASURE[unit], _UNITS_OF_MEASURE[before[2]]
+            (kind, size), (other_kind, larger) = UNITS_OF_MEASURE[unit], UNITS_OF_MEASURE[before[2]]
             if kind == other_kind and size < larger:
                 whole = value + before[1] * larger / size
                 yield _as_compared(whole), whole, unit

@@ -1,11 +1,13 @@
 """Numbers that an answer states, held against evidence and question: "forty-eight" is 48, 8 pm 20:00, half 50 %.
 
 A number must stand there, count what the answer lists, or follow from numbers that do (`derived_numbers`). One that
-belongs to something else in the evidence is wrong, too. English words.
+belongs to something else in the evidence is wrong, too. One that may have been worked out in another way is a doubt
+(`reckoning`). English words.
 """
 
 import re
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
 
 from lora_tui.engine.generation.derived_numbers import (
     ASKED,
@@ -20,6 +22,7 @@ from lora_tui.engine.generation.derived_numbers import (
 )
 from lora_tui.engine.generation.number_reading import counted, digits, in_words, listed, stated, without_held_shares
 from lora_tui.engine.generation.quantities import TENS, UNITS, spans_of_time, with_clock_times
+from lora_tui.engine.generation.reckoning import comes_out, is_exchange, is_first, is_one_step, may_be_reckoned
 from lora_tui.scoring.porter import porter_stem as _stem
 
 _BEGINS_NUMBER = frozenset({*UNITS, *TENS, *"hundred thousand million billion".split(), *"0123456789"})
@@ -34,38 +37,80 @@ _BARE_DATE = re.compile(r"\s*(?:(?:in|since|until|by|from|about)\s+)?(\d{1,3})\s
 _ASKS_WHEN = re.compile(r"\s*(?:when|(?:in |since |until )?(?:what|which) year)\b", re.IGNORECASE)
 
 
-def wrong_number(answer: str, evidence: str, question: str, before: str = "", passage: str = "") -> str | None:
+@dataclass(frozen=True, slots=True)
+class UnheldNumber:
+    """A number of an answer that nothing holds; a `doubtful` one may have been worked out, any other is wrong."""
+
+    value: str
+    doubtful: bool = False
+
+
+def unheld_number(
+    answer: str, evidence: str, question: str, before: str = "", passage: str = ""
+) -> UnheldNumber | None:
     """Return a number of an answer that nothing holds, or that belongs to something else in the evidence.
 
-    `before` is the sentence that the evidence points at, whose numbers are known, too. A year of the passage may be
-    counted from, where the evidence does so ("two years later").
+    One that is wrong comes before doubtful ones. `before` is the sentence that the evidence points at, whose numbers
+    are known, too. A year of the passage may be counted from, where the evidence does so ("two years later").
     """
     if not _may_state(answer):
         return None
     answer = _LIST_NUMBER.sub("", answer)
-    found = _wrong_as_written(answer, evidence, question, before, passage)
+    found = _worst(answer, evidence, question, before, passage)
     if found is None:
         return None
     clocked = [with_clock_times(text) for text in (answer, evidence, question, before)]
     if clocked == [answer, evidence, question, before]:
         return found
-    return _wrong_as_written(clocked[0], clocked[1], clocked[2], clocked[3], passage)
+    return _worst(clocked[0], clocked[1], clocked[2], clocked[3], passage)
 
 
-def _wrong_as_written(answer: str, evidence: str, question: str, before: str, passage: str) -> str | None:
+def wrong_number(answer: str, evidence: str, question: str) -> str | None:
+    """Return a number that nothing holds, doubtful or not: for texts, whose judge is not asked to work numbers out."""
+    found = unheld_number(answer, evidence, question)
+    return found.value if found is not None else None
+
+
+def _worst(answer: str, evidence: str, question: str, before: str, passage: str) -> UnheldNumber | None:
+    """Return a wrong number of an answer, or else a doubtful one."""
+    found = list(_unheld(answer, evidence, question, before, passage))
+    if not found:
+        return None
+    source, unheld = f"{before} {evidence}", {value for value, _ in found}
+    right = comes_out(unheld, answer, source, question)
+    doubtful = None
+    for value, standing in found:
+        if standing == "wrong":
+            return UnheldNumber(value)
+        if value in right:
+            continue
+        if standing == "doubtful":
+            doubtful = doubtful or UnheldNumber(value, doubtful=True)
+            continue
+        if not may_be_reckoned(value, answer, source, question, unheld - right) and not (
+            is_one_step(value, answer, source, question)
+        ):
+            return UnheldNumber(value)
+        doubtful = doubtful or UnheldNumber(value, doubtful=True)
+    return doubtful
+
+
+def _unheld(answer: str, evidence: str, question: str, before: str, passage: str) -> Iterator[tuple[str, str]]:
+    """Yield the numbers of an answer that nothing holds, and what that makes of each: "wrong", "doubtful" or ""."""
     if (other := _no_date(answer, evidence, question)) is not None:
-        return other
+        yield other, "wrong"
     known = stated(evidence) | stated(question) | stated(before)
     pool = known | ({"1"} if _ONE_LATER.search(evidence) or _ONE_LATER.search(question) else set())
     pool |= {"100"} if PERCENT.search(evidence.casefold()) else set()
     pool |= set(YEAR.findall(passage)) if _SINCE.search(evidence.casefold()) else set()
     exchanged = _exchanged(answer, evidence, question)
-    if exchanged is not None and (
-        (exchanged in known and not says_total(answer))
-        or exchanged
-        not in worked_out(answer, evidence, question) | named_derivations(answer, evidence, question, known)
+    if exchanged is not None and exchanged in known and not says_total(answer):
+        if is_first(exchanged, answer):
+            yield exchanged, ""
+    elif exchanged is not None and exchanged not in (
+        worked_out(answer, evidence, question) | named_derivations(answer, evidence, question, known)
     ):
-        return exchanged
+        yield exchanged, ""
     answer = without_held_shares(answer, known)
     ours = digits(answer) | set(in_words(answer))
     lists = {listed(answer), listed(evidence)}
@@ -76,14 +121,14 @@ def _wrong_as_written(answer: str, evidence: str, question: str, before: str, pa
             continue
         if value in only_words and value.isdigit() and int(value) <= _MOST_COUNTED and int(value) in lists:
             continue
-        if follows(value, pool, stated(answer) - {value}) or value in spans_of_time(evidence):
+        by_chance = follows(value, pool, stated(answer) - {value})
+        if by_chance and not is_exchange(value, answer, evidence):
             continue
         if not derived:
             derived = named_derivations(answer, evidence, question, known | years_of(passage, evidence))
-            derived |= worked_out(answer, evidence, question) | summed(answer, known)
+            derived |= worked_out(answer, evidence, question) | summed(answer, known) | spans_of_time(evidence)
         if value not in derived:
-            return value
-    return None
+            yield value, "doubtful" if by_chance else ""
 
 
 def _may_state(text: str) -> bool:

@@ -16,7 +16,7 @@ from lora_tui.engine.generation.canaries import CANARIES, JudgeCheck
 from lora_tui.engine.generation.corpus import Corpus
 from lora_tui.engine.generation.earlier import EarlierPairs
 from lora_tui.engine.generation.endpoint_memory import recall_check, remember_check
-from lora_tui.engine.generation.gates import Refusal
+from lora_tui.engine.generation.gates import Refusal, doubt_about
 from lora_tui.engine.generation.generation_model import (
     GenerationModel,
     Judgement,
@@ -38,7 +38,7 @@ from lora_tui.store import events, tasks
 from lora_tui.store import generation as store_generation
 from lora_tui.store import reviews as store_reviews
 from lora_tui.store.connection import Store
-from lora_tui.store.rows import ChunkRow, NewTask, PairRow, TaskRow
+from lora_tui.store.rows import ChunkRow, Decision, NewTask, PairRow, TaskRow
 from lora_tui.text import count, dollars, one_line
 
 _PAGE = 500
@@ -78,6 +78,7 @@ class Workers:
     _index_ids: dict[int, int] = field(default_factory=dict)  # of waiting pairs in `near_duplicates`, by pair id
     _unjudged: list[TaskRow] = field(default_factory=list)  # judge tasks that were planned and not taken yet
     _fresh: dict[int, PairRow] = field(default_factory=dict)  # pairs that no judge was asked about, by id
+    _miscounting: set[str] = field(default_factory=set)  # judges that took a wrong number of a canary for right
 
     def __post_init__(self) -> None:
         self.store, self.run_id = self.ctx.store, self.ctx.run_id
@@ -144,6 +145,8 @@ class Workers:
     def _report_check(self, check: JudgeCheck, source: str) -> None:
         """Report what was found about a judge, and from where; raises `UnfitJudgeError`."""
         kind, advice = "note", ""
+        if check.misses.get("wrong number"):
+            self._miscounting.add(check.judge)
         if check.misses:
             kind, advice = "warning", ".\nPairs with such a fault may be accepted"
             if len(self.model.judges) > 1:
@@ -256,9 +259,12 @@ class Workers:
     async def judge(self, task: TaskRow, call: StoredCall) -> None:
         """Have one pair judged, measure it, and store the verdict."""
         pair, known = await self._pair_to_judge(task)
+        chunk = await self.planner.passage(pair.chunk_id or "")
+        proposed = ProposedPair(pair.question, pair.answer, pair.evidence, pair.topic)
+        proposed = replace(proposed, doubt=doubt_about(proposed, chunk.passage))
         if known:
             # Its judge had answered when a person decided; that was taken back. No call is paid for twice.
-            await run_shielded(self._decide(task, pair, call, Verdict(self.pair_judge.decide(known))))
+            await run_shielded(self._decide(task, pair, call, Verdict(self.decision(proposed, known))))
             return
 
         async def check_wanted(t: Store) -> None:
@@ -273,8 +279,6 @@ class Workers:
             calls.append(call)
             return call
 
-        chunk = await self.planner.passage(pair.chunk_id or "")
-        proposed = ProposedPair(pair.question, pair.answer, pair.evidence, pair.topic)
         try:
             rated = await self._rate(task, chunk.passage, proposed, prepare(call), prepare)
         except _Superseded:
@@ -285,11 +289,16 @@ class Workers:
         metrics = {**judging.pair_metrics(proposed, chunk.passage, judgement), **rated.metrics}
         # Without a judge's metrics, the others say what they stand for.
         details = rated.details or dict.fromkeys(metrics, f"{judgement.mode}: {judgement.note}")
-        decision = self.pair_judge.decide(metrics)
+        decision = self.decision(proposed, metrics)
         if not judgement.metrics:
             decision = replace(decision, reason=f"{decision.reason}; {judgement.note}")
         verdict = Verdict(decision, metrics, details)
         await run_shielded(self._decide(task, pair, call, verdict))
+
+    def decision(self, pair: ProposedPair, metrics: Mapping[str, float]) -> Decision:
+        """Return the verdict on a pair by its metrics; a doubtful number takes judges that can tell wrong ones."""
+        judges = {judge.name for judge in self.model.judges}
+        return self.pair_judge.decide(metrics, pair.doubt, can_reckon=judges.isdisjoint(self._miscounting))
 
     async def _rate(
         self,
@@ -303,7 +312,8 @@ class Workers:
         if len(self.model.judges) > 1:
 
             def accepts(judgement: Judgement) -> bool:
-                return self.pair_judge.decide(judging.pair_metrics(pair, passage, judgement)).verdict == "accepted"
+                metrics = judging.pair_metrics(pair, passage, judgement)
+                return self.pair_judge.decide(metrics, pair.doubt).verdict == "accepted"
 
             return await self.panel.judge(task.id, passage, pair, prepare, accepts)
         judgement = await self.model.judges[0].judge(passage, pair, call)

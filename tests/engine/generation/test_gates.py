@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_tui.engine.generation.gates import check_gates
+from lora_tui.engine.generation.gates import check_gates, doubt_about
 from lora_tui.engine.generation.generation_model import ProposedPair
 from lora_tui.engine.generation.quotations import is_quoted
 
@@ -132,7 +132,7 @@ MEASURED = (
         ("How many days before the last frost are seeds sown?", "42 days.", None),
         ("How many days before the last frost are seeds sown?", "52 days.", "wrong number"),
         ("How often does the lamp of the funicular flash in a minute?", "120 times a minute.", None),
-        ("How often does the lamp of the funicular flash in a minute?", "150 times a minute.", "wrong number"),
+        ("How often does the lamp of the funicular flash in a minute?", "150 times a minute.", "doubtful"),
         ("How often does the timer fire within a minute?", "It fires 120 times a minute.", None),
         ("After how many hours does the pump stop?", "After 1.5 hours.", None),
         ("When did the Marn funicular open?", "In 1907.", None),
@@ -144,8 +144,9 @@ MEASURED = (
 def test_other_units_are_worked_out_and_bare_answers_held_to_their_kind(
     question: str, answer: str, expected: str | None
 ) -> None:
-    refusal = check_gates(ProposedPair(question, answer, MEASURED, ""), MEASURED)
-    assert (refusal.cause if refusal else None) == expected
+    measured = ProposedPair(question, answer, MEASURED, "")
+    refusal = check_gates(measured, MEASURED)
+    assert (refusal.cause if refusal else "doubtful" if doubt_about(measured, MEASURED) else None) == expected
 
 
 @pytest.mark.parametrize(

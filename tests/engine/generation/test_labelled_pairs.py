@@ -6,7 +6,9 @@ Before the rules had seen them, 16 of 49, 6 of 34 and 6 of 26 of their right pai
 reasons: what right answers in free words lose in a new text is nearer to that than to the figures of this table.
 
 The table is printed by `python -m tests.engine.generation.test_labelled_pairs`. A pair counts as stopped whatever gate
-stops it; a gate's precision is the share of pairs it stops that are not right ones.
+stops it; a gate's precision is the share of pairs it stops that are not right ones. A doubt stops nobody: its pair goes
+to a judge, who is asked to work the number out, or to a person. Of a wrong pair it counts as found, of a right one not
+as refused; where doubts end up is counted by itself.
 """
 
 import json
@@ -18,9 +20,10 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.generation.gates import check_gates
+from lora_tui.engine.generation.gates import check_gates, doubt_about
 from lora_tui.engine.generation.generation_model import ProposedPair
 from lora_tui.engine.generation.near_duplicates import NearDuplicates
+from lora_tui.engine.generation.number_reading import written
 
 TEXTS = Path(__file__).parents[2] / "bench" / "texts"
 FREE_WORDS: list[dict[str, str]] = json.loads(Path(__file__).with_name("free_word_pairs.json").read_text("utf-8"))
@@ -29,8 +32,21 @@ FREE_WORDS: list[dict[str, str]] = json.loads(Path(__file__).with_name("free_wor
 Of the right ones of the seventh set 33 of 96 were refused before the rules were mended by them, of the eighth, which
 was written after that, 5 of 38 (7 by the rules before); then of the ninth 20 of 60, of the tenth, written after the
 ninth, 4 of 30 (11 by the rules before the ninth), of the eleventh, after both, 7 of 40 (15). Nothing wrong passed in
-the three but one of the 24 of the eleventh in between.
+the three but one of the 24 of the eleventh in between. From the twelfth on, which asks for arithmetic in every other
+pair, a number may be a doubt: 21 of its 60 were refused before there were doubts, 5 with them, and of the thirteenth,
+after a mend, 5 of 60 (21 without).
 """
+
+DOUBT = "doubtful number"
+
+STATED = (
+    "How long does Textual need to animate a value from 0 to 10 with a speed of 2?",
+    "How is a sourdough loaf of 900 grams baked?",
+    "How long after 1851 was the queen excluder invented?",
+    "How far must a lifeguard tow a person in the rescue test?",
+)
+"""Questions of wrong pairs whose number is doubted although their evidence states the right one."""
+
 
 DATA: dict[str, Any] = json.loads(Path(__file__).with_name("labelled_pairs.json").read_text("utf-8"))
 
@@ -38,15 +54,24 @@ LATER = ("second", "third", "fourth", "fifth", "sixth")
 
 
 def cause_of(labelled: dict[str, str]) -> str | None:
-    """Return the cause for which a labelled pair is kept from the judge, or None."""
+    """Return the cause for which a labelled pair is kept from the judge, `DOUBT` if a number is doubtful, or None."""
     passage = DATA["passages"][labelled["passage"]]["text"]
-    pair = ProposedPair(labelled["question"], labelled["answer"], labelled["evidence"], "")
-    if (refusal := check_gates(pair, passage)) is not None:
-        return refusal.cause
+    if cause := _cause(_proposed(labelled), passage):
+        return cause
     index = NearDuplicates()
     if "like" in labelled:
         index.add(labelled["like"])
     return "near duplicate" if index.find(labelled["question"]) else None
+
+
+def _proposed(labelled: dict[str, str]) -> ProposedPair:
+    return ProposedPair(labelled["question"], labelled["answer"], labelled["evidence"], "")
+
+
+def _cause(pair: ProposedPair, passage: str) -> str | None:
+    if (refusal := check_gates(pair, passage)) is not None:
+        return refusal.cause
+    return DOUBT if doubt_about(pair, passage) else None
 
 
 @cache
@@ -68,29 +93,37 @@ def passage_of(labelled: dict[str, str]) -> str:
 
 
 def cause_in_free_words(labelled: dict[str, str]) -> str | None:
-    """Return the cause for which a pair of `FREE_WORDS` is refused, None for none."""
-    pair = ProposedPair(labelled["question"], labelled["answer"], labelled["evidence"], "")
-    refusal = check_gates(pair, passage_of(labelled))
-    return refusal.cause if refusal else None
+    """Return the cause for which a pair of `FREE_WORDS` is refused, `DOUBT` for a doubtful number, None for none."""
+    return _cause(_proposed(labelled), passage_of(labelled))
 
 
 _FIGURE = re.compile(r"(?<![\w.,:=-])\d[\d,]*(?:\.\d+)?(?![\w:=-])")
 
 
-def exchanged_numbers() -> list[bool]:
-    """Exchange each number, in digits, of the right answers for others, and tell for each whether a gate stops it."""
-    found = []
+@cache
+def exchanged_numbers() -> tuple[Counter[str], Counter[str]]:
+    """Exchange each number, in digits, of the right answers for others, and count what becomes of the pairs.
+
+    Returns the "refused", the "doubtful" and those that pass (""), of all and of plain exchanges: the evidence has
+    every number of the right answer, and not the other one.
+    """
+    every, plain = Counter[str](), Counter[str]()
     for labelled in (*DATA["pairs"], *FREE_WORDS):
         passage, answer = passage_of(labelled), labelled["answer"]
-        for match in _FIGURE.finditer(answer) if labelled["kind"] == "right" else ():
+        figures = list(_FIGURE.finditer(answer)) if labelled["kind"] == "right" else []
+        there = written(labelled["evidence"])
+        is_plain = {match.group().replace(",", "") for match in figures} <= there
+        for match in figures:
             value = float(match.group().replace(",", ""))
             others = {f"{value + by:g}" for by in (1, -1, 2, -2, 10, -10) if value + by > 1}
             others |= set(_FIGURE.findall(passage)) - {match.group()}
             for other in sorted(others):
                 wrong = answer[: match.start()] + other + answer[match.end() :]
-                pair = ProposedPair(labelled["question"], wrong, labelled["evidence"], "")
-                found.append(check_gates(pair, passage) is not None)
-    return found
+                cause = _cause(ProposedPair(labelled["question"], wrong, labelled["evidence"], ""), passage)
+                fate = "" if cause is None else "doubtful" if cause == DOUBT else "refused"
+                every[fate] += 1
+                plain[fate] += is_plain and other.replace(",", "") not in there
+    return every, plain
 
 
 def recall(kind: str, part: str = "first") -> float:
@@ -101,17 +134,29 @@ def recall(kind: str, part: str = "first") -> float:
 def test_right_answers_in_the_freest_words_pass_and_wrong_ones_like_them_do_not() -> None:
     causes = [(labelled["kind"], cause_in_free_words(labelled)) for labelled in FREE_WORDS]
     right = [cause for kind, cause in causes if kind == "right"]
-    assert len(right) > 260
-    assert sum(cause is not None for cause in right) <= 0.03 * len(right)
+    assert len(right) > 380
+    assert sum(cause not in (None, DOUBT) for cause in right) <= 0.03 * len(right)
+    assert right.count(DOUBT) <= 0.1 * len(right)
     for wrong, least in (("wrong number", 0.95), ("wrong name", 0.9), ("negated", 0.9), ("off the passage", 0.95)):
         found = [cause for kind, cause in causes if kind == wrong]
         assert sum(cause is not None for cause in found) >= least * len(found), wrong
 
 
 def test_a_number_of_a_right_answer_is_exchanged_for_another_and_stopped() -> None:
-    stopped_ones = exchanged_numbers()
-    assert len(stopped_ones) > 1000
-    assert sum(stopped_ones) >= 0.85 * len(stopped_ones)
+    every, plain = exchanged_numbers()
+    assert every.total() > 2000
+    assert every[""] <= 0.2 * every.total()
+    assert plain["refused"] >= 0.8 * plain.total()
+    assert plain[""] <= 0.09 * plain.total()
+
+
+def test_few_wrong_numbers_are_left_to_a_judge_and_those_had_to_be_worked_out() -> None:
+    wrong = [pair for pair in (*DATA["pairs"], *FREE_WORDS) if pair["kind"] == "wrong number"]
+    doubtful = [one for one in wrong if _cause(_proposed(one), passage_of(one)) == DOUBT]
+    assert len(doubtful) <= 0.25 * len(wrong)
+    stated = [one for one in doubtful if one["question"] in STATED]
+    plain = [one for one in wrong if one not in doubtful or one in stated]
+    assert len(stated) <= 0.05 * len(plain), "a judge that confirms everything lets so many plain exchanges in"
 
 
 def test_there_are_three_hundred_pairs_of_every_kind_and_the_licence_of_what_is_quoted() -> None:
@@ -143,10 +188,11 @@ def test_wrong_pairs_are_stopped_without_a_model(kind: str, least: float) -> Non
 
 
 def test_right_pairs_pass() -> None:
-    assert recall("right") <= 0.03, stopped()["first", "right"]
+    first = stopped()["first", "right"]
+    assert 1 - (first[""] + first[DOUBT]) / first.total() <= 0.03, first
     later = sum((stopped()[part, "right"] for part in LATER), Counter[str]())
     assert later.total() >= 160
-    assert 1 - later[""] / later.total() <= 0.03, later
+    assert 1 - (later[""] + later[DOUBT]) / later.total() <= 0.03, later
 
 
 @pytest.mark.parametrize(
@@ -172,8 +218,19 @@ def table() -> str:
     for gate, number in gates.most_common():
         if gate:
             lines.append(f"| {gate} | {number} | {1 - right[gate] / number:.0%} |")
-    exchanged = exchanged_numbers()
-    lines += ["", f"Right answers with another number: {sum(exchanged)} of {len(exchanged)} stopped."]
+    lines += ["", "| in the freest words | pairs | refused | doubtful | pass |", "| --- | --- | --- | --- | --- |"]
+    free: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for labelled in FREE_WORDS:
+        cause = cause_in_free_words(labelled)
+        fate = "pass" if cause is None else "doubtful" if cause == DOUBT else "refused"
+        for part in (labelled["set"], "all"):
+            free[part, labelled["kind"]][fate] += 1
+    for (part, kind), fates in sorted(free.items()):
+        figures = " | ".join(str(fates[fate]) for fate in ("refused", "doubtful", "pass"))
+        lines.append(f"| {part}: {kind} | {fates.total()} | {figures} |")
+    for name, fates in zip(("all", "plain"), exchanged_numbers(), strict=True):
+        shares = ", ".join(f"{fates[fate]} {fate or 'pass'}" for fate in ("refused", "doubtful", ""))
+        lines += ["", f"Right answers with another number, {name}: of {fates.total()} {shares}."]
     return "\n".join(lines)
 
 

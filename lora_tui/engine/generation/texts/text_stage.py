@@ -9,12 +9,12 @@ sentences.
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 from lora_tui.engine.generation import analysis, judging
 from lora_tui.engine.generation.corpus import Corpus, title_of
-from lora_tui.engine.generation.gates import Refusal, check_gates
+from lora_tui.engine.generation.gates import Refusal, check_gates, doubt_about
 from lora_tui.engine.generation.generation_model import (
     CallFailed,
     CallStopped,
@@ -286,9 +286,10 @@ class TextStage:
             pair = await store_generation.pair(self.store, row.pair_id or 0)
             evidence = pair.evidence if pair is not None else chunk.text
             proposed = ProposedPair(row.title, row.body, evidence, "")
+            proposed = replace(proposed, doubt=doubt_about(proposed, chunk.text))
             judgement = await self.model.judges[0].judge(chunk.text, proposed, call)
             metrics = judging.pair_metrics(proposed, chunk.text, judgement)
-            decision = self.workers.pair_judge.decide(metrics)
+            decision = self.workers.decision(proposed, metrics)
             return TextVerdict(
                 decision.verdict, decision.score, decision.cause, decision.reason, metrics, judgement.note
             )
