@@ -119,7 +119,7 @@ def named_derivations(answer: str, evidence: str, question: str, known: Set[str]
         found.update(abs(one - other) for one, other in combinations(years, 2))
     if PERCENT.search(text):
         found.update(round(100 * one / other) for one, other in pairs if one < other)
-        if _REST.search(f"{text} {question.casefold()}"):
+        if _REST.search(f"{text} {question.casefold()}") or "the rest" in evidence:
             found.update(100 - one for one in whole if one < 100)
         if _CHANGES.search(f"{text} {question.casefold()}"):
             found.update(round(100 * abs(one - other) / other) for one, other in pairs)

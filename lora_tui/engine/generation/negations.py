@@ -52,6 +52,7 @@ _IDIOMS = re.compile(
 )
 """Negations that deny nothing of what they stand with."""
 
+_KEPT_FROM = re.compile(r"\bkeeps?\b([^.,;:!?]*?)\bfrom (?=\w+ing\b)")
 _CONDITION = re.compile(
     r"\b(?:if|unless|until|before|where|so that|provided|as long as|on condition)\b[^.,;:!?]*?\b(?:not|no|never"
     r"|nobody|nothing|cannot|without)\b",
@@ -134,7 +135,7 @@ def _says_the_other_half(ours: Sequence[str], theirs: Sequence[str]) -> bool:
 def _denied_alone(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[str]) -> str | None:
     """Return what the answer denies, where the evidence says it in the same word and denies it nowhere."""
     said, affirmed = _stems(theirs), _without_scopes(theirs)
-    denied = {stem for scope in [*_scopes(theirs), *_scopes(asked)] for stem in scope}
+    denied = {stem for scope in [*_scopes(theirs), *_scopes(asked)] for stem in scope} | _denied_before(theirs)
     for scope in _scopes(ours, _SAYING):
         held = [stem for stem in scope if stem in said]
         if len(scope) > 1 and _follow(affirmed, *scope[:2]) and not denied.issuperset(scope[:2]):
@@ -147,6 +148,12 @@ def _denied_alone(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[st
             continue
         return "not " + " ".join(scope)
     return None
+
+
+def _denied_before(words: Sequence[str]) -> set[str]:
+    """Return the stems of clauses that end with their denial: "the calibration of the sensors is not"."""
+    ends = [place for place, word in enumerate(words) if word in _NEGATORS and not _clause(words[place + 1 :])]
+    return {_stem(word) for place in ends for word in _clause(words[:place][::-1]) if word not in FUNCTION_WORDS}
 
 
 def _affirmed_alone(ours: Sequence[str], theirs: Sequence[str], asked: Sequence[str]) -> str | None:
@@ -245,9 +252,12 @@ def _clause(stems: Sequence[str]) -> Sequence[str]:
 def _opposite(mine: Sequence[str], there: Sequence[str], known: Sequence[str]) -> str | None:
     """Return a word of an answer of which the evidence has the opposite, where both are said of the same."""
     ours, theirs, asked = set(mine), set(there), set(known)
+    denied = {stem for words in (mine, there) for scope in _scopes(words) for stem in scope}
     for pair in _OPPOSITES:
         for one, other in (pair, pair[::-1]):
             if one in ours and other in theirs - ours and one not in theirs | asked and other not in asked:
+                if denied & {_stem(one), _stem(other)}:
+                    continue  # what is not allowed is forbidden
                 if one in _RELATIONS and not _around(mine, one) & _around(there, other):
                     continue
                 return one
@@ -269,7 +279,7 @@ def _words(text: str) -> list[str]:
     plain = re.sub(r"\]\[[^\]]*\]|\]\([^)]*\)", " ", text.casefold().replace("’", "'"))
     plain = re.sub(r"[`\"'](?:not|no|never|none|nothing)[`\"']", " ", plain)  # it is spoken of
     plain = re.sub(r"\bcannot\b", "can not", re.sub(r"(\w)n't\b", r"\1 not", plain))
-    plain = _IDIOMS.sub(" ", plain)
+    plain = _KEPT_FROM.sub(r"\1prevent ", _IDIOMS.sub(" ", plain))
     return re.findall(r"[^\W_]+|[.;:!?,]", plain)
 
 

@@ -34,6 +34,9 @@ _MULTIPLES: dict[str, tuple[str, ...]] = {
     "halved": ("0.5", "50", "2"),
     "quarter": ("0.25", "25", "4"),
     "daily": ("1",),
+    "noon": ("12",),
+    "midday": ("12",),
+    "midnight": ("12", "24"),
     "fortnight": ("2", "14"),
     **{
         word: (str(value),)
@@ -41,8 +44,12 @@ _MULTIPLES: dict[str, tuple[str, ...]] = {
             "eleventh twelfth thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth".split(), 11
         )
     },
-    "twentieth": ("20",),
-    "thirtieth": ("30",),
+    **{
+        word: (str(10 * value),)
+        for value, word in enumerate(
+            "twentieth thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth hundredth".split(), 2
+        )
+    },
     **{
         word: (str(value), str(round(100 / value)))
         for value, word in enumerate("second third fourth fifth sixth seventh eighth ninth tenth".split(), 2)
@@ -71,6 +78,7 @@ _PARTS = {"half": 2, "third": 3, "quarter": 4, "fifth": 5, "sixth": 6, "seventh"
 _SHARE = re.compile(
     rf"\b(?:({'|'.join(list(UNITS)[1:10])})[- ]({'|'.join(list(_PARTS)[1:])})s?|([1-9])/([2-9]|10))\b", re.IGNORECASE
 )
+_OF_AN_HOUR = re.compile(r"\s+of an? hour\b")
 _NEAR_SHARE = 0.05
 
 
@@ -95,6 +103,8 @@ def without_held_shares(text: str, known: Set[str]) -> str:
 
     def held(match: re.Match[str]) -> str:
         share = _share(match)
+        if _OF_AN_HOUR.match(text, match.end()) and share * 60 in values:
+            return " "
         is_held = any(abs(share - ratio) <= _NEAR_SHARE * share for ratio in ratios)
         return " " if is_held else match.group()
 

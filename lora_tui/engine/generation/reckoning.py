@@ -21,9 +21,10 @@ from lora_tui.scoring.porter import porter_stem as _stem
 _ASKS_TO_RECKON = re.compile(
     r"\b(?:more|less|fewer|(?!other|rather)\w{3,}er than|than|difference|differ|saves?|saved|cheaper|dearer"
     r"|gain(?:s|ed)?|grown?|grew|shrink|shrunk|increased?|decreased?|risen|rose|fallen|total|altogether|in all"
-    r"|together|combined|overall|(?<!what )sum|remain\w*|left over|percent\w*|per cent|share of|what share|fraction"
+    r"|(?<!get )together|combined|overall"
+    r"|(?<!what )sum|remain\w*|left over|percent\w*|per cent|share of|what share|fraction"
     r"|proportion|ratio|factor|average|likely|how common|chance|single|youngest|by how (?:much|many)|how many times"
-    r"|pay off|worthwhile)\b"
+    r"|pay off|worthwhile|birthday|anniversary)\b"
     r"|\bhow (?:many|much)\b.*(?:\b(?:not?|nor|never|without|neither|still|(?:is|are|was|were|be) left|rest|others?|if"
     r"|out of)\b|n['’]t\b)",
     re.IGNORECASE,
@@ -34,6 +35,13 @@ Numbers = Sequence[tuple[str, Set[str]]]
 """Numbers as they are compared, with their kinds."""
 
 _AUXILIARIES = frozenset("is are was were do does did can could may might must should will would has have had".split())
+_ASKS_FOR_NUMBER = re.compile(
+    r"\bhow (?!does|do|did|can|could|is|are|was|were|will|would|should)|\bwhen\b|\bif\b"
+    r"|\b(?:what|which) (?:would|does|do|did|will"
+    r"|is|are|was|were|time|temperature|year|age|price|percentage|share|number|distance|factor|total|sum)\b",
+    re.IGNORECASE,
+)
+_ARTICLES = frozenset("the this that these those its his her their our".split())
 _YES_OR_NO = re.compile(rf"\s*(?:{'|'.join(sorted(_AUXILIARIES))})\b", re.IGNORECASE)
 _PERIOD = re.compile(
     r"\b(?:an?|per|each|every|in an?|whole|single)\s+(second|minute|hour|day|night|week|fortnight|month|quarter|year)\b"
@@ -62,7 +70,8 @@ _MONTHS = frozenset(
     "january february march april may june july august september october november december jan feb mar apr jun jul aug"
     " sept sep oct nov dec".split()
 )
-_MEASURES = frozenset("money percent year clock month time length weight volume bytes".split())
+_UNITS = frozenset("money percent clock month time length weight volume bytes".split())
+_MEASURES = _UNITS | {"year"}
 _WINDOW = 4
 """Words behind a number among which the thing that it counts is looked for."""
 
@@ -84,6 +93,8 @@ _NAMED_DATE = re.compile(
     r"|(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day)s?\b"
 )
 _OF_AGE = re.compile(r"\b(?:age of|aged)\s*$")
+_LAST_HOUR = 24
+_AT = re.compile(r"\b(?:at|from|to|until|till|before|after|between|and) $")
 _NAMED = re.compile(
     r"(?<=\w\s)(?:[A-Z][\w-]*\s+\d[\w.]*|(?:Two|Three|Four|Five|Six|Seven|Eight|Nine|Ten|Twelve)\b)"
     r"|\b(?:bus|tram|line|channel|room|step|number|chapter|version|page)\s+\d[\w.]*"
@@ -96,6 +107,10 @@ _MOST_OPERANDS = 14
 _MOST_BY_CHANCE = 12
 """Up to here a number may be one step from some others by chance: nothing follows from it in turn."""
 
+_BY = re.compile(r"\bby \d")
+_ABOUT = "about|around|roughly|nearly|almost|approximately|some|just (?:under|over)|(?:more|less) than|over|under"
+_ROUNDED_OFF = 0.25
+_EACH = re.compile(r"\W+(?:each|apiece|per|an?)\b")
 _SAME = 1e-9
 _ROUNDING = 0.011
 """By how much a result that an answer rounds may differ from what its working gives."""
@@ -212,17 +227,21 @@ def may_be_reckoned(value: str, answer: str, evidence: str, question: str, unhel
     if asked_for and (asks or ("clock" in own and {"clock", "time"} <= there)):
         return True
     shows = _shows_working(value, answer, {value, *unheld})
-    if _is_exchanged(own, ours, theirs) or (
+    if _is_rounded_off(value, answer, evidence):
+        return True
+    given = _numbers(question) if asked_for and not _YES_OR_NO.match(question) else ()
+    if _is_exchanged(own, (*ours, *given), theirs) or (
         not (asked_for and shows) and _has_other_neighbour(value, own, ours, theirs)
     ):
         return False
     if asks or shows:
         return True
     if own & there:
-        return False
-    if _HOW_MANY.search(question) and (len(_NAMED_DATE.findall(evidence)) > 1 or _ORDINAL.search(evidence)):
+        return any(own & kinds and number in {one for one, _ in given} for number, kinds in theirs)
+    if _HOW_MANY.search(question) and (_dates_named(evidence) > 1 or _ORDINAL.search(evidence)):
         return True
-    return _follows_from_others(own, there, [kinds for _, kinds in theirs])
+    counts = _HOW_MANY.search(question) is not None
+    return _follows_from_others(own, there, [kinds for _, kinds in theirs], counts=counts)
 
 
 def _is_exchanged(own: Set[str], ours: Numbers, theirs: Numbers) -> bool:
@@ -238,7 +257,7 @@ def _has_other_neighbour(value: str, own: Set[str], ours: Numbers, theirs: Numbe
     for beside in said[max(0, place - 1) : place] + said[place + 1 : place + 2]:
         for at in (at for at, (number, _) in enumerate(theirs) if number == beside):
             for number, kinds in (*theirs[max(0, at - 1) : at], *theirs[at + 1 : at + 2]):
-                if number not in said and (own & kinds or not own & _MEASURES or not kinds & _MEASURES):
+                if number not in said and (own & kinds or not own & _UNITS or not kinds & _UNITS):
                     return True
     return False
 
@@ -256,7 +275,7 @@ def is_exchange(value: str, answer: str, evidence: str) -> bool:
     return exchanged and not is_first(value, answer)
 
 
-def _follows_from_others(own: Set[str], there: Set[str], operands: list[Set[str]]) -> bool:
+def _follows_from_others(own: Set[str], there: Set[str], operands: list[Set[str]], *, counts: bool) -> bool:
     """Tell whether a number of one kind is reckoned of others: a span of two dates, a date of a span, a percentage."""
     dates, clocks, months = (sum(kind in kinds for kinds in operands) for kind in ("year", "clock", "month"))
     if "time" in own:
@@ -267,15 +286,16 @@ def _follows_from_others(own: Set[str], there: Set[str], operands: list[Set[str]
         return len(operands) > 1
     if own & _MEASURES:
         return False
-    return bool(own) and sum("year" not in kinds for kinds in operands) > 1
+    return bool(own) and counts and sum("year" not in kinds for kinds in operands) > 1
 
 
 def _asks_to_reckon(question: str, evidence: str) -> bool:
     """Tell whether a question asks for what has to be worked out, or brings a number or a period of its own."""
     told = evidence.casefold()
-    if any(match.group().casefold() not in told for match in _ASKS_TO_RECKON.finditer(question)):
+    found = (match.group().casefold() for match in _ASKS_TO_RECKON.finditer(question))
+    if any(asked not in told and not (asked.startswith("by how") and _BY.search(_folded(told))) for asked in found):
         return True
-    if _YES_OR_NO.match(question):
+    if not _ASKS_FOR_NUMBER.search(question):
         return False
     known = stated(evidence) | {"1"}
     if any(number not in known and "year" not in kinds for number, kinds in _numbers(_NAMED.sub(" ", question))):
@@ -303,7 +323,7 @@ def _stand_together(one: str, other: str, answer: str) -> bool:
         if len(match[2]) <= _LONGEST
     ]
     return any(
-        _JOINS.search(text[min(end, ends) : max(start, begins)]) is not None
+        _JOINS.search(text[min(end, ends) : max(start, begins)]) is not None or _EACH.match(text, max(end, ends))
         for start, end, number in places
         if number == one
         for begins, ends, another in places
@@ -311,10 +331,33 @@ def _stand_together(one: str, other: str, answer: str) -> bool:
     )
 
 
+def _dates_named(text: str) -> int:
+    """Return how many days and months a text names."""
+    return len(_NAMED_DATE.findall(text))
+
+
+def _is_rounded_off(value: str, answer: str, evidence: str) -> bool:
+    """Tell whether a number is said to be rounded, and near one of the evidence, which does not round."""
+    found = re.search(rf"\b({_ABOUT})\W+{re.escape(value)}(?![\d.,]*\d)", _folded(answer))
+    if found is None or re.search(rf"\b(?:{_ABOUT})\b", evidence.casefold()):
+        return False
+    return any(
+        abs(float(value) - float(of)) <= _ROUNDED_OFF * float(of) and _significant(value) < _significant(of)
+        for of, _ in _numbers(evidence)
+    )
+
+
+def _significant(figure: str) -> int:
+    """Return how many digits of a number say something: one of 600, three of 611."""
+    return len(figure.replace(".", "").strip("0"))
+
+
 def _counts_a_list(value: str, evidence: str, question: str) -> bool:
     """Tell whether a number may count what evidence without numbers names."""
     if not value.isdigit() or not 1 < int(value) <= _MOST_COUNTED or _HOW_MANY.search(question) is None:
         return False
+    if _dates_named(evidence):
+        return True
     return not listed(evidence) and " and " in evidence
 
 
@@ -346,8 +389,8 @@ def _numbers_of(text: str) -> Iterator[tuple[str, Set[str]]]:
         behind = folded[match.end() :]
         words = [word for word in (match[4], *_WORD.findall(behind[:60])) if word]
         before = re.findall(r"[a-z]+", folded[max(0, match.start() - 12) : match.start()])[-1:]
-        for word in words[:_WINDOW]:
-            if word in ".,;:!?()" or word in _AUXILIARIES:
+        for word, last in zip(words[:_WINDOW], ["", *words], strict=False):
+            if word in ".,;:!?()" or word in _AUXILIARIES or (word in _ARTICLES and last != "of"):
                 break
             kinds |= _kinds_of(word)
         if _OF_AGE.search(folded[: match.start()]):
@@ -356,6 +399,8 @@ def _numbers_of(text: str) -> Iterator[tuple[str, Set[str]]]:
             kinds = {"clock"}
         elif _MONTHS & {*words[:1], *before}:
             kinds |= {"month"}
+        if not kinds and float(number) <= _LAST_HOUR and _AT.search(folded[: match.start()]):
+            kinds = {"clock"}
         if _YEAR.fullmatch(number) and not kinds & {"money", "time", "length", "weight", "volume"}:
             kinds |= {"year"}
         yield number, kinds
@@ -363,7 +408,7 @@ def _numbers_of(text: str) -> Iterator[tuple[str, Set[str]]]:
 
 def _folded(text: str) -> str:
     """Return a text with its numbers in digits, "two and a half" as 2.5."""
-    return _AND_A_HALF.sub(r"\1.5", in_digits(text.casefold()))
+    return _AND_A_HALF.sub(r"\1.5", in_digits(text.casefold())).replace("per cent", "percent")
 
 
 def _as_compared(figure: str) -> str:
@@ -373,8 +418,8 @@ def _as_compared(figure: str) -> str:
 def _kinds_of(word: str) -> set[str]:
     if word in _MONEY:
         return {"money"}
-    if word in ("%", "percent", "per"):
-        return {"percent"} if word != "per" else set()
+    if word in ("%", "percent"):
+        return {"percent"}
     unit = word if word in UNITS_OF_MEASURE else word.rstrip("s")
     if unit in UNITS_OF_MEASURE:
         return {UNITS_OF_MEASURE[unit][0]}

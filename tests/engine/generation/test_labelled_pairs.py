@@ -33,20 +33,12 @@ Of the right ones of the seventh set 33 of 96 were refused before the rules were
 was written after that, 5 of 38 (7 by the rules before); then of the ninth 20 of 60, of the tenth, written after the
 ninth, 4 of 30 (11 by the rules before the ninth), of the eleventh, after both, 7 of 40 (15). Nothing wrong passed in
 the three but one of the 24 of the eleventh in between. From the twelfth on, which asks for arithmetic in every other
-pair, a number may be a doubt: 21 of its 60 were refused before there were doubts, 5 with them, and of the thirteenth,
-after a mend, 5 of 60 (21 without).
+pair, a number may be a doubt. Of the twelfth to fifteenth, each measured once before it mended anything, 5, 5, 6 and 5
+of 60 right ones were refused; by the rules without doubts 21, 21, 16 and 10.
 """
 
 DOUBT = "doubtful number"
-
-STATED = (
-    "How long does Textual need to animate a value from 0 to 10 with a speed of 2?",
-    "How is a sourdough loaf of 900 grams baked?",
-    "How long after 1851 was the queen excluder invented?",
-    "How far must a lifeguard tow a person in the rescue test?",
-)
-"""Questions of wrong pairs whose number is doubted although their evidence states the right one."""
-
+"""The cause under which a doubt is counted."""
 
 DATA: dict[str, Any] = json.loads(Path(__file__).with_name("labelled_pairs.json").read_text("utf-8"))
 
@@ -134,7 +126,7 @@ def recall(kind: str, part: str = "first") -> float:
 def test_right_answers_in_the_freest_words_pass_and_wrong_ones_like_them_do_not() -> None:
     causes = [(labelled["kind"], cause_in_free_words(labelled)) for labelled in FREE_WORDS]
     right = [cause for kind, cause in causes if kind == "right"]
-    assert len(right) > 380
+    assert len(right) > 500
     assert sum(cause not in (None, DOUBT) for cause in right) <= 0.03 * len(right)
     assert right.count(DOUBT) <= 0.1 * len(right)
     for wrong, least in (("wrong number", 0.95), ("wrong name", 0.9), ("negated", 0.9), ("off the passage", 0.95)):
@@ -150,13 +142,12 @@ def test_a_number_of_a_right_answer_is_exchanged_for_another_and_stopped() -> No
     assert plain[""] <= 0.09 * plain.total()
 
 
-def test_few_wrong_numbers_are_left_to_a_judge_and_those_had_to_be_worked_out() -> None:
-    wrong = [pair for pair in (*DATA["pairs"], *FREE_WORDS) if pair["kind"] == "wrong number"]
-    doubtful = [one for one in wrong if _cause(_proposed(one), passage_of(one)) == DOUBT]
-    assert len(doubtful) <= 0.25 * len(wrong)
-    stated = [one for one in doubtful if one["question"] in STATED]
-    plain = [one for one in wrong if one not in doubtful or one in stated]
-    assert len(stated) <= 0.05 * len(plain), "a judge that confirms everything lets so many plain exchanges in"
+def test_a_judge_that_confirms_everything_lets_no_plain_exchange_in() -> None:
+    plain = [pair for pair in DATA["pairs"] if pair["kind"] == "wrong number"]
+    assert len(plain) > 60
+    assert sum(cause_of(pair) in (None, DOUBT) for pair in plain) <= 0.05 * len(plain)
+    free = Counter(cause_in_free_words(pair) for pair in FREE_WORDS if pair["kind"] == "wrong number")
+    assert free[DOUBT] <= 0.3 * free.total(), "these had to be worked out"
 
 
 def test_there_are_three_hundred_pairs_of_every_kind_and_the_licence_of_what_is_quoted() -> None:
