@@ -21,6 +21,11 @@ from lora_tui.text import count, one_line
 
 _GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
+_CPU_FACTS = Path("/proc/cpuinfo")
+
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Names of a processor's instructions for products in bfloat16, as Linux has them: AVX-512's, AMX's, Arm's."""
+
 _SHORTEST = 0.05
 """Seconds between two measurements of the processor below which the older figure is given: ticks are 10 ms long."""
 
@@ -65,6 +70,19 @@ def usable_cores() -> int:
     """Return the cores that this process may use; two threads of one core count once."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(psutil.cpu_count(logical=False) or allowed, allowed)
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Return whether the processor is known to have instructions for products in bfloat16; only Linux tells."""
+    try:
+        lines = _CPU_FACTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    facts = (line.partition(":") for line in lines)
+    return any(
+        _BFLOAT16_FLAGS & set(value.split()) for name, _, value in facts if name.strip() in ("flags", "Features")
+    )
 
 
 def free_memory() -> int:

@@ -23,7 +23,7 @@ def _forgotten() -> Iterator[None]:
     """Nothing is remembered of the machine between tests."""
 
     def forget() -> None:
-        for cached in (machine._nvml, machine._visible_handles, machine.gpu_names):
+        for cached in (machine._nvml, machine._visible_handles, machine.gpu_names, machine.multiplies_bfloat16):
             cached.cache_clear()
         machine._PROCESSES.clear()
         machine._MACHINE = machine._BusyRate()
@@ -104,6 +104,25 @@ def test_machine_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine_line() == "2 CPU cores, 23 GiB, no GPU"
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
     assert machine_line() == "1 CPU core, 23 GiB, no GPU"
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16 avx512_vnni\n", True),
+        ("processor\t: 0\nflags\t\t: fpu amx_tile amx_bf16\n", True),
+        ("processor\t: 0\nFeatures\t: fp asimd i8mm bf16\n", True),
+        ("processor\t: 0\nmodel name\t: bf16 avx512_bf16\nflags\t\t: fpu avx512f avx512_bf16x\n", False),
+        (None, False),
+    ],
+)
+def test_processors_that_multiply_bfloat16_are_known(
+    facts: str | None, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_CPU_FACTS", tmp_path / "cpuinfo")
+    if facts is not None:
+        (tmp_path / "cpuinfo").write_text(facts)
+    assert machine.multiplies_bfloat16() is told
 
 
 def test_cards_are_named_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,6 +125,20 @@ def test_more_memory_than_is_free_is_told(settings: Settings, tmp_path: Path) ->
     assert "GiB are free; set fine_tuning.gradient_checkpointing = true" in only(plain, beginning)
 
 
+def test_a_first_run_is_foretold_in_the_precision_of_a_processor_that_has_bfloat16(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {}
+    for has_it in (False, True):
+        monkeypatch.setattr(training, "multiplies_bfloat16", lambda has_it=has_it: has_it)
+        told[has_it] = forecast_with_history(settings).training.memory
+    assert (told[False].dtype, told[True].dtype) == ("float32", "bfloat16")
+    assert told[True].weights.value == (told[False].weights.value or 0) / 2
+    monkeypatch.setattr(training, "multiplies_bfloat16", lambda: True)
+    written = with_values(settings, {"fine_tuning.dtype": "float32"})
+    assert forecast_with_history(written).training.memory.dtype == "float32"
+
+
 def test_looking_again_takes_a_moment(settings: Settings, tmp_path: Path) -> None:
     path = tmp_path / "large.txt"
     path.write_text("".join(f"Question: is {n} odd?\nAnswer: {n % 2} is what is left.\n\n" for n in range(20_000)))

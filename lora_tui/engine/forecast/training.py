@@ -28,7 +28,14 @@ from lora_tui.engine.models import activation_memory
 from lora_tui.engine.models.architecture import Architecture, linear_layers, lora_parameters, unknown_targets
 from lora_tui.engine.models.hub_info import find_architecture
 from lora_tui.engine.training import schedule
-from lora_tui.machine import device_load, free_memory, gpu_names, has_apple_gpu, usable_cores
+from lora_tui.machine import (
+    device_load,
+    free_memory,
+    gpu_names,
+    has_apple_gpu,
+    multiplies_bfloat16,
+    usable_cores,
+)
 from lora_tui.store.rows import PlannedRun
 from lora_tui.text import count
 
@@ -243,6 +250,8 @@ def _precision(setting: str, device: DeviceForecast, machine_runs: Sequence[Plan
         return "bfloat16", 'in bfloat16, which "auto" takes on a card'
     if device.kind == "mps":
         return "float32", 'in float32, which "auto" takes on Apple\'s GPU'
+    if multiplies_bfloat16():
+        return "bfloat16", 'in bfloat16, which "auto" takes on a processor with instructions for it'
     return "float32", 'at most: in float32; "auto" may take bfloat16, which needs half'
 
 
