@@ -65,6 +65,10 @@ class ReadResult:
             return self.examples
         return tuple(map(asked_example, filter(is_wanted, self.judgements)))
 
+    def number_of(self, kind: type[Example]) -> int:
+        """How many of the examples are of a kind, whatever form their records had."""
+        return sum(isinstance(example, kind) for example in self.examples)
+
     def warnings(self, path: Path) -> list[str]:
         """Return what whoever uses the file at `path` should know of what was left out of its examples."""
         if not self.not_read:

@@ -29,7 +29,8 @@ _NEW = "base"
 _RUN = re.compile(r"run-(\d+)")
 
 _QUESTION_FORMS = (TRAINING_TEXT, "question/", "alpaca", "ranked alpaca")
-"""How the names of those forms begin whose examples are trained as "Question: … Answer: …"."""
+"""How the names of those forms begin whose examples are trained as "Question: … Answer: …", with few exceptions (a
+system prompt makes a conversation of an Alpaca record): for adapters that were written before these were counted."""
 
 
 async def starting_adapter(ctx: RunContext, *, said: bool) -> AdapterSource | None:
@@ -122,7 +123,9 @@ def form_warning(source: AdapterSource, asked: Sequence[Example]) -> str | None:
     forms = source.metadata.get("forms")
     if not isinstance(forms, dict) or not all(isinstance(number, int) for number in forms.values()):
         return None  # not written by us
-    taught = sum(number for form, number in forms.items() if form.startswith(_QUESTION_FORMS))
+    taught = source.metadata.get("questions")
+    if not isinstance(taught, int):
+        taught = sum(number for form, number in forms.items() if form.startswith(_QUESTION_FORMS))
     if source.metadata.get("chat_template") or 2 * taught <= sum(forms.values()):
         return None
     prompts = [one for one in asked if isinstance(one, PromptCompletion)]

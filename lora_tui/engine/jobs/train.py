@@ -21,7 +21,7 @@ from safetensors.torch import save
 
 from lora_tui.config.hub_names import is_hub_name
 from lora_tui.config.models import Settings
-from lora_tui.engine.data.examples import Conversation
+from lora_tui.engine.data.examples import Conversation, QuestionAnswer
 from lora_tui.engine.data.holdout import question_digest, questions_fingerprint
 from lora_tui.engine.data.knowledge import keep_knowledge
 from lora_tui.engine.data.read import ReadResult
@@ -236,8 +236,7 @@ class _TrainingRun:
         """Whether a chat with this adapter should use the model's chat template instead of ``Question: …``."""
         if self.begins_with is not None and "chat_template" in self.begins_with.metadata:
             return bool(self.begins_with.metadata["chat_template"])  # what it was taught first is in that form
-        examples = self.data.examples
-        return 2 * sum(isinstance(example, Conversation) for example in examples) > len(examples)
+        return 2 * self.data.number_of(Conversation) > len(self.data.examples)
 
     async def load_measured(self) -> None:
         """Read what was measured before a stop: losses, the base model's score, the best evaluation's controls."""
@@ -408,6 +407,7 @@ class _TrainingRun:
             "step": step,
             "score": score,
             "forms": dict(self.data.forms),
+            "questions": self.data.number_of(QuestionAnswer),
             "max_new_tokens": self.ctx.settings.fine_tuning.evaluation.max_new_tokens,
             "chat_template": self.mostly_conversations,
             "data": {

@@ -234,3 +234,25 @@ def test_bare_prompts_are_warned_of_where_the_adapter_has_learned_questions_and_
     if warned:
         assert "10 records of 10" in warned[0]
         assert "question in place of prompt" in warned[0]
+
+
+def test_conversations_are_not_counted_as_questions_whatever_form_their_records_had(
+    place: EngineHarness, base_folder: Path
+) -> None:
+    alpaca = [{"instruction": question, "output": answer} for question, answer in PAIRS]
+    records = [
+        *({**one, "system": "Be kind."} for one in alpaca[:4]),
+        *({"prompt": one["instruction"], "completion": f" {one['output']}"} for one in alpaca[4:7]),
+        *alpaca[7:],
+    ]
+    file = preferences_file(place.folder, records)
+    trained = place.run("train", {"train_data_file": str(file)}, {"fine_tuning.method": "sft"})
+    adapter = Path(trained.result["adapter"])
+    metadata = json.loads((adapter / "lora_tui.json").read_text())
+    assert metadata["forms"] == {"alpaca": 7, "prompt/completion": 3}
+    assert (metadata["questions"], metadata["chat_template"]) == (3, False)
+    bare = [{"prompt": row["question"], "chosen": row["chosen"], "rejected": row["rejected"]} for row in rows()]
+    named = {"adapter": str(adapter), "train_data_file": str(preferences_file(place.folder, bare))}
+    run_id, future = place.start("train", named, {"fine_tuning.training.max_steps": 1})
+    assert future.result(timeout=120).state == "finished"
+    assert not [one for one in place.events(run_id, "warning") if "bare prompt" in one.payload["message"]]
