@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_tui.text import _VISIBLE, clean, dollars
+from lora_tui.text import _VISIBLE, clean, dollars, memory_size
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,11 @@ def test_whatever_is_made_visible_is_not_printable() -> None:
     assert not any(chr(code).isprintable() for code in active)
     assert clean("plain · “text”") == "plain · “text”"
     assert all(chr(code) not in clean(f"a{chr(code)}b") for code in active)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 MiB"), (812 * 2**20, "812 MiB"), (999.4 * 2**20, "999 MiB"), (1016 * 2**20, "1.0 GiB"), (2e9, "1.9 GiB")],
+)
+def test_memory_is_written_in_three_digits_at_most(size: float, text: str) -> None:
+    assert memory_size(size) == text

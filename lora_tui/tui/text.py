@@ -20,6 +20,9 @@ from lora_tui.text import clean, memory_size, one_line
 DIM = "$foreground 60%"
 """The style of labels and explanations."""
 
+_LEAST_HANGING = 16
+"""Cells of a column in which a long value is broken; a narrower one would take a word a line."""
+
 _METRIC_NAMES = {
     "judge_groundedness": "judge: grounded",
     "judge_correctness": "judge: correct",
@@ -73,6 +76,24 @@ def _cleaned(part: str | Content | tuple[str, str | Style]) -> str | Content | t
     if isinstance(part, Content):
         return part
     return clean(part) if isinstance(part, str) else (clean(part[0]), part[1])
+
+
+def hang(line: Content, indent: int, width: int) -> Content:
+    """A line broken between words where it is longer than `width` cells; what goes on is set in by `indent`.
+
+    So a value that is too long stays in its column. It is left as it is where that column has no room for words.
+    """
+    room = width - indent
+    if line.cell_length <= width or room < _LEAST_HANGING:
+        return line
+    value, parts = line[indent:], [line[:indent]]
+    text, start = value.plain, 0
+    while len(text) - start > room:
+        end = text.rfind(" ", start + 1, start + room + 1)
+        end = end if end > start else start + room
+        parts += [value[start:end], Content("\n" + " " * indent)]
+        start = end + (text[end] == " ")
+    return Content.assemble(*parts, value[start:])
 
 
 class ControlCharacterFilter(LineFilter):

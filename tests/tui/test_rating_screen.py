@@ -48,7 +48,7 @@ async def test_each_key_rates_and_shows_the_next(harness: AppHarness) -> None:
         await pilot.press("w")
         await wait_for_text(app, "Why does bee 1 dance?")
         text = screen_text(app)
-        assert "Rate the pairs of run 1   0 rated, 0 of 3" in text
+        assert "Rate the pairs of run 1   0 of 3 in this sitting" in text
         assert "To show way 1." in text
         assert "▐to show the way▌" in text, "the evidence is in view, far down the passage"
         assert "Passage · bees.md · Dance" in text
@@ -57,7 +57,7 @@ async def test_each_key_rates_and_shows_the_next(harness: AppHarness) -> None:
         await wait_for_text(app, "Why does bee 2 dance?")
         text = screen_text(app)
         assert "✓ good · the score had said 6.4 · Accepted: «Why?»." in text
-        assert "1 rated, 1 of 3" in text
+        assert "1 of 3 in this sitting" in text
         await pilot.press("b")
         await wait_for_text(app, "Why does bee 3 dance?")
         assert "✗ bad" in screen_text(app)
@@ -88,7 +88,7 @@ async def test_undo_asks_about_the_last_one_again(harness: AppHarness) -> None:
         await pilot.press("u")
         await wait_for_text(app, "Why does bee 1 dance?")
         assert harness.backend.calls_of("undo_rating") == [(1,)]
-        assert "0 rated, 0 of 3" in screen_text(app)
+        assert "0 of 3 in this sitting" in screen_text(app)
         await pilot.press("u")
         await wait_for_text(app, "There is nothing to take back.")
 
@@ -124,7 +124,7 @@ async def test_a_rating_that_is_refused_stays_the_question(harness: AppHarness) 
         await wait_for_text(app, "It cannot be done.")
         harness.backend.refusal = None
         assert "Why does bee 1 dance?" in screen_text(app)
-        assert "0 rated, 0 of 3" in screen_text(app)
+        assert "0 of 3 in this sitting" in screen_text(app)
 
 
 async def test_an_undo_that_is_refused_has_not_taken_anything_back(harness: AppHarness) -> None:
@@ -142,7 +142,7 @@ async def test_an_undo_that_is_refused_has_not_taken_anything_back(harness: AppH
         text = screen_text(app)
         assert "taken back" not in text
         assert "Why does bee 2 dance?" in text
-        assert "1 rated, 1 of 3" in text
+        assert "1 of 3 in this sitting" in text
         await pilot.press("u")
         await wait_for_text(app, "taken back; rate it anew")
 

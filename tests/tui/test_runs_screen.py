@@ -190,11 +190,11 @@ async def test_the_list_fits_eighty_columns(harness: AppHarness) -> None:
 
 
 def test_the_folder_is_shown_as_it_can_be_typed(tmp_path: Path) -> None:
-    from lora_tui.tui.views.runs import _relative_folder
+    from lora_tui.tui.views.runs import short_path
 
-    assert _relative_folder(str(tmp_path / "a" / "b"), tmp_path) == "a/b"
-    assert _relative_folder("/elsewhere", tmp_path) == "/elsewhere"
-    assert _relative_folder(None, tmp_path) == ""
+    assert short_path(str(tmp_path / "a" / "b"), tmp_path) == "a/b"
+    assert short_path("/elsewhere", tmp_path) == "/elsewhere"
+    assert short_path(None, tmp_path) == ""
 
 
 async def test_runs_are_sorted_searched_and_shown_by_kind(harness: AppHarness) -> None:

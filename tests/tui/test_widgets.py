@@ -1,14 +1,18 @@
 """The widgets that screens are made of, each in an app of its own."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pytest
 from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.events import MouseScrollDown, MouseScrollUp
+from textual.widgets import Input
 
 from lora_tui.tui.curve import Curve, Series
-from lora_tui.tui.text import lr_text, number, safe_line, safe_text, short_count, styled
+from lora_tui.tui.text import hang, lr_text, number, safe_line, safe_text, short_count, styled
+from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Panel
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList, fit_cells, fit_columns
@@ -165,6 +169,74 @@ async def test_a_plot_labels_its_series_axes_and_level_and_says_when_there_is_no
         plot.set_log(True)
         await pilot.pause()
         assert "log scale" in text_of(app)
+
+
+async def test_a_legend_leaves_out_whole_parts_and_writes_values_as_it_is_asked_to() -> None:
+    app = Plotted()
+    async with app.run_test(size=(34, 12)) as pilot:
+        curve = Curve()
+        extend(curve, range(1, 5), [0.1, 0.156, 0.2, 0.9])
+        plot = app.query_one(LinePlot)
+        plot.show([Series("score", curve), Series("base model", curve)], level=(1.0, "target 1"), decimals=2)
+        await pilot.pause()
+        legend = text_of(app).splitlines()[0].rstrip()
+        assert legend == " ━━ score 0.90  ━━ base model 0.90", "no part of the target"
+
+
+@pytest.mark.parametrize("height", [7, 8, 9, 12])
+@pytest.mark.parametrize(("low", "high"), [(1.6, 3.9), (0.61, 0.69), (2.1, 2.9), (1040.0, 1980.0)])
+async def test_an_axis_has_two_labels_at_least(height: int, low: float, high: float) -> None:
+    app = Plotted()
+    async with app.run_test(size=(70, 2 * height)) as pilot:
+        curve = Curve()
+        extend(curve, range(1, 5), [high, low, low, high])
+        app.query_one(LinePlot).show([Series("loss", curve)])
+        await pilot.pause()
+        labels = [line.partition("┤")[0].strip() for line in text_of(app).splitlines() if "┤" in line]
+        assert len(labels) == len(set(labels)) > 1, labels
+
+
+class Typed(App[None]):
+    """A field, keys that would be typed into it, and more keys than a narrow line holds."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "bell", "Search", key_display="/"),
+        *(Binding(f"ctrl+{key}", f"work('{key}')", f"A long description {key}") for key in "bgnt"),
+        Binding("f7", "help", "Help", priority=True),
+    ]
+    COMMAND_PALETTE_DISPLAY = "^p"
+
+    def compose(self) -> ComposeResult:
+        yield Input()
+        yield KeyHints()
+
+    def action_help(self) -> None:
+        """Nothing."""
+
+    def action_work(self, key: str) -> None:
+        """Nothing."""
+
+
+async def test_hints_keep_the_way_to_all_keys_and_leave_out_what_would_be_text() -> None:
+    app = Typed()
+    async with app.run_test(size=(80, 5)) as pilot:
+        await pilot.pause()
+        hints = text_of(app).splitlines()[-1]
+        assert "f7 Help  ^p Commands" in hints
+        assert hints.count("A long description") == 2, "as many as fit"
+        assert "Search" not in hints, "the sign would be typed"
+        app.set_focus(None)
+        await pilot.pause()
+        assert "/ Search" in text_of(app)
+
+
+def test_a_value_that_is_too_long_goes_on_in_its_own_column() -> None:
+    line = styled(("model   ", "dim"), "a name that needs more room than there is")
+    assert hang(line, 8, 30).plain == "model   a name that needs more\n        room than there is"
+    assert hang(line, 8, 60).plain == line.plain
+    assert hang(line, 8, 20).plain == line.plain, "a word a line is no column"
+    whole = "x" * 45
+    assert hang(styled("model   ", whole), 8, 30).plain.replace("\n        ", "") == f"model   {whole}"
 
 
 async def test_a_panel_repaints_only_for_another_text(monkeypatch: pytest.MonkeyPatch) -> None:

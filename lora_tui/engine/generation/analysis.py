@@ -195,7 +195,7 @@ def describe(statistics: Mapping[str, Any]) -> str:
             if statistics.get("tree_topics")
             else ""
         )
-        + f"{statistics['near_duplicate_rate']:.0%} of the questions resemble another."
+        + f"{100 * statistics['near_duplicate_rate']:.0f} % of the questions resemble another."
     )
     if weak := statistics["weakest"]:
         words += f" Weakest: {weak.removeprefix('judge_')} ({statistics['metrics'][weak]:.2f} of 1)."

@@ -100,7 +100,7 @@ class ModeScreen(Screen[None]):
         text, colour = state_label(run.state)
         glyph, _, name = text.partition(" ")
         parts: list[Any] = [(glyph + " ", colour), (f"run {run.id}", "bold")]
-        if not narrow or not more:
+        if (not narrow or not more) and not more.startswith(run.state):  # "stopped on request" says it
             parts.append(f" · {name if run.state != 'running' else run.mode}")
         if more:
             parts.append(f" · {more}")

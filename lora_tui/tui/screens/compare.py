@@ -16,7 +16,7 @@ from textual.widgets import Static
 from lora_tui.store import runs, training
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import RunLine
-from lora_tui.store.rows import Sample
+from lora_tui.store.rows import Run, Sample
 from lora_tui.text import is_right, missing_words, one_line, question_of
 from lora_tui.tui.axes import UNITS, Unit
 from lora_tui.tui.curve import Curve, Series
@@ -56,6 +56,8 @@ class Comparison(Container):
         self._shown = _LOSS
         self._unit: Unit = "examples"
         self._part = 0
+        self._rows: list[Run | None] = []
+        """The runs as they are stored, with their settings."""
         self._answers: list[tuple[str, dict[int, Sample]]] = []
         """Prompts, each with the runs' answers by the run's position."""
 
@@ -91,13 +93,15 @@ class Comparison(Container):
         if not changed:
             return
         self._draw()
-        self.query_one("#compare-settings", Static).update(await self._settings(store))
+        self._rows = [await runs.get(store, view.run.id) for view in self._views]
+        self._draw_settings()
         await self._read_answers(store)
         self._draw_answers()
 
     def on_resize(self) -> None:
-        """Lay the answers out anew."""
-        self._draw_answers()
+        """Lay settings and answers out anew, once their boxes have their new sizes."""
+        self.call_after_refresh(self._draw_settings)
+        self.call_after_refresh(self._draw_answers)
 
     def _title_of(self, position: int) -> str:
         run = self._views[position].run
@@ -118,18 +122,22 @@ class Comparison(Container):
             series.append(Series(self._title_of(position), curve, kind, style, MARKS[position]))
         limits = {_SCORE: (0.0, 1.0), _RATE: (0.0, 0.0), _SPEED: (0.0, 0.0)}.get(self._shown)
         least = _LEAST_LOSS if self._shown in (_LOSS, _HELD_OUT) else 0.0
-        self.plot.show(series, unit=self._unit, limits=limits, least_height=least)
+        decimals = 2 if self._shown == _SCORE else None
+        self.plot.show(series, unit=self._unit, limits=limits, least_height=least, decimals=decimals)
         box = self.query_one("#compare-plot-box")
         set_title(box, f"{self._shown} {_OF_UNIT[self._unit]}", keys_line(self.screen, _KEYS))
 
-    async def _settings(self, store: Store) -> Content:
+    def _draw_settings(self) -> None:
+        if self._rows:
+            self.query_one("#compare-settings", Static).update(self._settings())
+
+    def _settings(self) -> Content:
         """The keys whose values differ, a column for each run; model and data come first."""
-        rows = [await runs.get(store, view.run.id) for view in self._views]
         modes = {view.run.mode for view in self._views}
         sections = {"fine_tuning": modes != {"generate"}, "data_generation": bool(modes & {"generate", "quickstart"})}
         settings = [
             {"data": view.run.data, **{name: row.settings.get(name, {}) for name, kept in sections.items() if kept}}
-            for view, row in zip(self._views, rows, strict=True)
+            for view, row in zip(self._views, self._rows, strict=True)
             if row is not None
         ]
         found, same = differences(settings)
@@ -170,7 +178,8 @@ class Comparison(Container):
             reference = next(iter(answers.values())).reference
             kind = next(iter(answers.values())).kind
             wanted = f"{'expected' if kind == 'expected' else 'should not say'}: {reference}"
-            parts += [safe_line(question_of(prompt), room, "bold"), "   ", safe_line(wanted, room, DIM), "\n"]
+            asked = styled(safe_line(question_of(prompt), room, "bold"), "   ", safe_line(wanted, room, DIM))
+            parts += [asked.truncate(room, ellipsis=True), "\n"]
             if width >= _WIDE_ANSWER:
                 cells = [
                     self._answer(n, answers.get(n)).truncate(width, ellipsis=True) for n in range(len(self._views))

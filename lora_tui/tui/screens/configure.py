@@ -20,12 +20,13 @@ from lora_tui.config.models import Settings
 from lora_tui.config.save import save_keys
 from lora_tui.config.written import RECIPE_KEYS, left_to_recipe, written_keys
 from lora_tui.errors import ConfigError
+from lora_tui.protocol.backend import ForecastText
 from lora_tui.protocol.choice import Choice, value_text
 from lora_tui.text import one_line
 from lora_tui.tui.screens.base import ModeScreen, titled
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_line, safe_text, styled
-from lora_tui.tui.views.runs import forecast_lines
+from lora_tui.tui.views.runs import forecast_lines, short_path
 from lora_tui.tui.widgets.panel import Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
@@ -101,6 +102,8 @@ class ConfigureScreen(ModeScreen):
         self._problem = Static(id="edit-problem", markup=False)
         self._written: frozenset[str] = frozenset()
         self._unsaved: dict[str, Any] = {}
+        self._forecasts: Sequence[tuple[str, ForecastText]] = ()
+        """What a training and a generation will be, each with its title."""
         self._chosen: dict[str, Choice] = {}
         """What the recipe would choose now, by key, as the newest forecast says."""
 
@@ -230,7 +233,8 @@ class ConfigureScreen(ModeScreen):
     def _show_file(self) -> None:
         unsaved = len(self._unsaved)
         what = f"{unsaved} unsaved · " if unsaved else ""
-        self.show_in_bar(styled((f"● {what}" if unsaved else "", "bold $warning"), safe_line(str(self._path), 80)))
+        file = safe_line(short_path(str(self._path), Path.cwd()), 80)
+        self.show_in_bar(styled((f"● {what}" if unsaved else "", "bold $warning"), file))
         set_title(self.query_one("#keys-box"), f"Keys · ● {unsaved} not saved yet" if unsaved else "Keys")
 
     @property
@@ -241,17 +245,29 @@ class ConfigureScreen(ModeScreen):
     async def _forecast(self) -> None:
         """Show what runs with these settings will be; asked for again after each change."""
         backend, settings = self.services.backend, self.state.settings
-        parts: list[Content] = []
+        forecasts: list[tuple[str, ForecastText]] = []
         for title, ask in (("Training", backend.forecast_training), ("Generation", backend.forecast_generation)):
             forecast = await self.services.attempt(ask(settings))
             if forecast is None:
                 return
-            parts += [styled((title, "bold")), *forecast_lines(forecast)]
+            forecasts.append((title, forecast))
             if forecast.choices:
                 self._chosen = {choice.key: choice for choice in forecast.choices}
                 self._keys.refresh()
                 self._show_key()
-        self.query_one("#forecast", Panel).show(Content("\n").join(parts))
+        self._forecasts = forecasts
+        self._draw_forecasts()
+
+    def on_resize(self) -> None:
+        """Break the forecast's lines anew, once its panel has its new size."""
+        self.call_after_refresh(self._draw_forecasts)
+
+    def _draw_forecasts(self) -> None:
+        panel = self.query_one("#forecast", Panel)
+        room, parts = panel.content_size.width, list[Content]()
+        for title, forecast in self._forecasts:
+            parts += [styled((title, "bold")), *forecast_lines(forecast, room)]
+        panel.show(Content("\n").join(parts))
 
     # Editing
 

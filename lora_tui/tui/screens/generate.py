@@ -29,7 +29,7 @@ from lora_tui.tui.widgets.panel import Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 _SOURCES = (
-    Column("file", 0, least=12, keep_end=True),
+    Column("file", 0, least=14, keep_end=True),
     Column("✓", 4, right=True),
     Column("✗", 4, right=True),
     Column("parts", 5, right=True, rank=2),
@@ -217,7 +217,7 @@ class GenerateScreen(RunScreen):
         settings = self.state.settings.data_generation
         starts = "" if self._plan.blocked else f" s starts: {settings.model} reads {settings.input_folder}."
         self._pairs.set_empty_text(f"No pairs yet.{starts}")
-        self.query_one("#progress", Panel).show(self._plan.content, self._plan.title)
+        self.query_one("#progress", Panel).show(self._plan.content(), self._plan.title)
         self.query_one("#analysis", Panel).show(analysis_lines(None, settings.batch_analysis_interval)[1], "Analysis")
         self.show_run_in_bar(None)
         await self._plan.update(self.state.settings, self.forecast)

@@ -122,12 +122,17 @@ class RatingScreen(Dialog[str]):
             return
         given = len(self._rated)
         noun = self._queue.noun
-        done = f"{given} of {self._aim}" if given <= self._aim else f"{given} rated here: enough for one sitting"
+        done = (
+            f"{given} of {self._aim} in this sitting"
+            if given <= self._aim
+            else f"{given} rated here: enough for one sitting"
+        )
         progress: list[Any] = [
             (f"Rate the {noun}s of run {self._queue.run_id}", "bold"),
-            (f"   {totals.rated:,} rated, ", DIM),
+            ("   ", DIM),
             (done, "bold"),
             (f"  {bar(min(1.0, given / self._aim) if self._aim else 1.0, _BAR):<{_BAR}}", "$accent"),
+            (f"  {totals.rated:,} rated in all", DIM),
         ]
         self.query_one("#rate-progress", Line).show(styled(*progress))
         self.query_one("#rate-last", Line).show(self._last)

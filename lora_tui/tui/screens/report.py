@@ -27,7 +27,7 @@ from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_text, score_mark, styled
-from lora_tui.tui.views.training_text import comparison_content, knowledge_content
+from lora_tui.tui.views.runs import comparison_content, knowledge_content
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import set_title
 

@@ -125,7 +125,7 @@ class StartForm(SettingsForm):
         self._problems = {name: Static("", markup=False, classes="field-problem") for name in self.KEYS}
         self._help = Static("", markup=False, classes="form-help")
         self._below = Static("", markup=False)
-        self._plan: tuple[str, Content] = ("Plan", Content())
+        self._plan: ForecastText | None = None
         self._choices: tuple[str, Content] | None = None
         """Title and text of the paths that can be chosen; they stand in the place of the plan."""
         self._timer: Timer | None = None
@@ -256,9 +256,20 @@ class StartForm(SettingsForm):
         for choice in forecast.choices:
             if choice.key in self.fields:
                 self.fields[choice.key].placeholder = one_line(f"{choice.value}, chosen for this run", 60)
-        title = "Plan" if forecast.blocker is None else "Plan · cannot start yet"
-        self._plan = title, Content("\n").join(forecast_lines(forecast))
+        self._plan = forecast
         self._show_below()
+
+    def on_resize(self) -> None:
+        """Break the plan's lines anew, once they have their new room."""
+        self.call_after_refresh(self._show_below)
+
+    def _plan_shown(self) -> tuple[str, Content]:
+        """The plan's title and its lines."""
+        if self._plan is None:
+            return "Plan", Content()
+        title = "Plan" if self._plan.blocker is None else "Plan · cannot start yet"
+        room = self.query_one("#form-plan").content_size.width
+        return title, Content("\n").join(forecast_lines(self._plan, room))
 
     @on(PathInput.Listed)
     def _show_choices(self, event: PathInput.Listed) -> None:
@@ -275,7 +286,7 @@ class StartForm(SettingsForm):
         self._show_below()
 
     def _show_below(self) -> None:
-        title, content = self._choices or self._plan
+        title, content = self._choices or self._plan_shown()
         set_title(self.query_one("#form-plan"), title)
         self._below.update(content)
 

@@ -25,11 +25,11 @@ _COLUMNS = (
     Column("passages", 8, right=True, rank=3),
     Column("share", 5, right=True, rank=2),
     Column("accepted", 8, right=True),
-    Column("of", 5, right=True, rank=1),
-    Column("asked", 8),
+    Column("proposed", 8, right=True, rank=1),
+    Column("weight", 8),
 )
 _SECONDS = 1.0
-_NOTE = "A topic's share of the pairs is that of its text, times what is asked."
+_NOTE = "A topic's share of the pairs is that of its text, times its weight."
 _NONE = "This run has no topics: data_generation.diversity was off, or it is of an earlier version."
 
 

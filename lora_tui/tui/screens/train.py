@@ -155,7 +155,8 @@ class TrainScreen(RunScreen):
         self.show_run_in_bar(None)
         self.set_class(True, "-before")
         await self._plan.update(self.state.settings, self.forecast)
-        self.query_one("#plan", Panel).show(self._plan.content, self._plan.title)
+        plan = self.query_one("#plan", Panel)
+        plan.show(self._plan.content(plan.content_size.width), self._plan.title)
         self.query_one("#weights", Panel).show(training_text.weight_lines({}, {}, 0))
 
     async def open_run(self, store: Store, run: RunLine) -> None:
@@ -227,7 +228,7 @@ class TrainScreen(RunScreen):
             self.query_one("#answers").focus()  # a small terminal hid it, and what is hidden loses the focus
         if before:
             room = self.query_one("#plan", Panel).content_size.width or 76
-            forecast = self._plan.content if view.run.id in self.state.begun else None
+            forecast = self._plan.content(room) if view.run.id in self.state.begun else None
             self.query_one("#plan", Panel).show(training_text.plan_with_warnings(view, room, forecast), "Plan")
         title = (
             "Result"
@@ -242,11 +243,11 @@ class TrainScreen(RunScreen):
         self.query_one("#now-line", Line).show(training_text.status_line(view, self._device_load, now))
         place = f"step {view.steps_done:,}/{view.steps:,}" if view.steps else view.phase() or ""
         self.show_run_in_bar(view.run, place if self.size.width < 100 else training_text.ending_text(view) or place)
-        score = training_text.result_words(view)
-        ended = not view.live and view.checkpoint
-        self.show_next_step(f"Trained{score}" if ended else "", ("chat", "chat with it"),
-                            ("learn", said_words(*self._said)), ("export", "export it"),
-                            ("rate", "rate its answers"), ("report", "did it help?"), ("resume", "go on"))  # fmt: skip
+        done = training_text.result_words(view) if not view.live and view.checkpoint else ""
+        steps = [("chat", "chat with it"), ("learn", said_words(*self._said)), ("export", "export it"),
+                 ("rate", "rate its answers"), ("report", "did it help?")]  # fmt: skip
+        go_on = ("resume", "go on")
+        self.show_next_step(done, *([*steps, go_on] if view.run.state == "finished" else [go_on, *steps]))
         if view.comparison is not None and not view.step:
             self.show_next_step("Evaluated", ("report", "worst answers, report"), ("rate", "rate its answers"))
         if self._plot not in plot_names(view):
@@ -293,6 +294,7 @@ class TrainScreen(RunScreen):
             level=drawn.level,
             limits=drawn.limits,
             least_height=drawn.least_height,
+            decimals=drawn.decimals,
         )
 
     def _draw_answers(self, view: TrainingView) -> None:

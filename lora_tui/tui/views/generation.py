@@ -40,6 +40,7 @@ _WARNINGS = 20
 _NOTHING_NEW = "nothing new accepted in a whole pass"
 """Reason of a run that has found all pairs."""
 
+_FREE = " · no cost"
 _BUILTIN = "builtin"
 """The model that runs in this program: its tokens cost nothing and are not shown."""
 
@@ -224,7 +225,7 @@ def progress_lines(view: GenerationView, now: float, width: int, *, tall: bool =
             _progress(view, now, width),
             _verdicts(view),
             *_texts(view),
-            *_calls(view),
+            *_calls(view, width),
             *endpoints,
             *waiting,
             *errors,
@@ -285,12 +286,13 @@ def _texts(view: GenerationView) -> list[Content]:
     return [styled(("✓ ", "$success"), " · ".join(counted), ("  d shows them", DIM))]
 
 
-def _calls(view: GenerationView) -> list[Content]:
+def _calls(view: GenerationView, width: int) -> list[Content]:
     calls = view.calls
     figures = f"{view.in_flight} · " if view.live else ""
     figures += count(calls.calls, "call")
     if view.is_builtin:
-        return [styled(figures, " on this machine · no cost")]
+        where = " on this machine"
+        return [styled(figures, where if len(figures) + len(where) + len(_FREE) <= width else "", _FREE)]
     figures += f" · {calls.retried:,} retried · {calls.failed:,} failed"
     if calls.unknown:
         figures += f" · {calls.unknown:,} unknown"
@@ -364,14 +366,14 @@ def _since_before(figures: Mapping[str, Any]) -> str:
     """What the newest questions are like, each figure after what it was at the analysis before."""
     before = figures.get("before") or {}
     shown = []
-    for name, words, factor, unit in (
-        ("near_duplicate_rate", "alike", 100, ".0f} %"),
-        ("question_entropy", "words", 1, ".1f} bits"),
+    for name, words, factor, form, unit in (
+        ("near_duplicate_rate", "alike", 100, ".0f", "%"),
+        ("question_entropy", "words", 1, ".1f", "bits"),
     ):
         now, was = figures.get(name), before.get(name)
         if isinstance(now, int | float) and "question_entropy" in figures:
-            arrow = f"{{:{unit} → ".format(factor * was) if isinstance(was, int | float) else ""
-            shown.append(f"{words} {arrow}" + f"{{:{unit}".format(factor * now))
+            values = [format(factor * value, form) for value in (was, now) if isinstance(value, int | float)]
+            shown.append(f"{words} {' → '.join(dict.fromkeys(values))} {unit}")
     return "\nnewest 50: " + " · ".join(shown) if shown else ""
 
 

@@ -183,8 +183,9 @@ async def _overlap_metrics(runs: LessonRuns) -> LessonPanel | None:
         ("wanted  ", DIM), safe_line(sample.reference, 200), "\n", ("says    ", DIM), safe_line(sample.answer, 200),
         "\n",
     ]  # fmt: skip
+    width = max((len(metric_name(name)) for name in sample.metrics), default=0) + 2
     for name, value in sample.metrics.items():
-        parts += [f"\n{metric_name(name):<14}", (number(value, ".2f"), "bold")]
+        parts += [f"\n{metric_name(name):<{width}}", (number(value, ".2f"), "bold")]
     return LessonPanel(styled(*parts, (f"\n\nscore {sample.score:.2f}, step {view.evaluations[-1].step}", "$accent")))
 
 

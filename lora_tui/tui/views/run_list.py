@@ -10,11 +10,12 @@ from lora_tui.store.queries.run_figures import RunFigures
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.queries.sweeps import point_of
 from lora_tui.store.rows import LIVE_STATES, worked_seconds
-from lora_tui.text import duration, one_line
+from lora_tui.text import count, duration, one_line
 from lora_tui.tui.axes import number_label
 from lora_tui.tui.curve import sparkline
 from lora_tui.tui.text import lr_text, number, short_count
 from lora_tui.tui.theme import state_label
+from lora_tui.tui.widgets.row_list import Column
 
 COMPARED = ("train", "quickstart", "evaluate")
 """Modes whose runs can be marked and compared: they have a loss, a score or answers."""
@@ -43,6 +44,12 @@ class RunColumn:
     sort_key: Callable[["RunRow"], float | str | None] | None = None
     ascending: bool = False
     right: bool = False
+    least: int = 4
+    """Cells that a column of width 0 has at least; such columns share what is left."""
+
+    def as_listed(self) -> Column:
+        """The column as a list draws it."""
+        return Column(self.name, self.width, self.right, least=self.least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +284,7 @@ def _note(row: RunRow) -> tuple[str, str]:
     if row.run.proposed_rate is not None:
         return f"proposes {lr_text(row.run.proposed_rate)}", "dim"
     accepted = row.figures.accepted
-    return ("", "") if accepted is None else (f"{accepted:,} pairs accepted", "dim")
+    return ("", "") if accepted is None else (count(accepted, "pair"), "dim")
 
 
 def _queued(row: RunRow) -> str:
@@ -315,8 +322,8 @@ COLUMNS = (
     RunColumn("model", 22, 170, lambda row: (one_line(row.run.shown_model, 60), ""), lambda row: row.run.model or None,
               ascending=True),
     RunColumn("data", 0, -110, _data_or_note, lambda row: data_of(row.run) or None, ascending=True),
-    RunColumn("data", 16, 110, _data, lambda row: data_of(row.run) or None, ascending=True),
-    RunColumn("note", 0, 110, _note, lambda row: row.run.name or None, ascending=True),
+    RunColumn("data", 0, 110, _data, lambda row: data_of(row.run) or None, ascending=True, least=16),
+    RunColumn("note", 0, 110, _note, lambda row: row.run.name or None, ascending=True, least=12),
 )  # fmt: skip
 """All columns; `needs` is the least width of the list, or below zero the width from which it is left out."""
 

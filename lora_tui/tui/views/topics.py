@@ -68,7 +68,7 @@ def topic_lines(topics: Sequence[TopicRow], pairs: Mapping[int, tuple[int, int]]
 
 
 def topic_cells(line: TopicLine) -> list[tuple[str, str]]:
-    """Return the cells of a topic: name, passages, share of the pairs, accepted, proposed, and what is asked."""
+    """Return the cells of a topic: name, passages, share of the pairs, accepted, proposed, and its weight in words."""
     style = "dim" if line.left_out else "strong" if line.depth == 0 else ""
     name = "  " * line.depth + one_line(line.topic.name, 200)
     accepted = "good" if line.accepted else "dim" if line.left_out else "warn"

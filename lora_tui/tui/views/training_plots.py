@@ -26,12 +26,16 @@ _LEAST_LOSS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class DrawnPlot:
-    """What a plot shows: its series, a `level` with its label, y values that must be in view, its least height."""
+    """What a plot shows: its series, a `level` with its label, y values that must be in view, its least height.
+
+    `decimals` are those of its values where they are read out.
+    """
 
     series: Sequence[Series]
     level: tuple[float, str] | None = None
     limits: tuple[float, float] | None = None
     least_height: float = 0.0
+    decimals: int | None = None
 
 
 def plot_names(view: TrainingView | None) -> list[str]:
@@ -67,7 +71,7 @@ def drawn_plot(view: TrainingView, name: str, unit: Unit) -> DrawnPlot:
             if view.base_score.xs:
                 points.append(Series("base model", view.over(view.base_score, unit), "points", "second", "○"))
             shown = points[1:] if len(score.xs) < 2 else points
-            return DrawnPlot(shown, level=(view.target, f"target {view.target:g}"), limits=(0.0, 1.0))
+            return DrawnPlot(shown, level=(view.target, f"target {view.target:g}"), limits=(0.0, 1.0), decimals=2)
         case _:
             label, curve = ("learning rate", view.lr) if name == "rate" else ("tokens/s", view.speed)
             return DrawnPlot([Series(label, view.over(curve, unit), style="second")], limits=(0.0, 0.0))

@@ -10,26 +10,22 @@ from textual.content import Content
 from lora_tui.machine import DeviceLoad
 from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.protocol.choice import METHOD_EXAMPLES
-from lora_tui.protocol.comparison import (
-    HeldOutComparison,
-    comparison_from,
-    comparison_rows,
-    questions_text,
-    verdict_text,
-)
-from lora_tui.protocol.knowledge import KnowledgeTest, knowledge_rows, knowledge_title
+from lora_tui.protocol.comparison import comparison_from, questions_text, verdict_text
 from lora_tui.store.rows import Evaluation, Sample
 from lora_tui.text import controls_text, duration, one_line, question_of
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, lr_text, memory_text, metric_name, number, safe_line, score_mark, short_count, styled
 from lora_tui.tui.views.agreement import agreement_lines, people_text, share_text, weight_shares
-from lora_tui.tui.views.runs import choice_lines
+from lora_tui.tui.views.runs import choice_lines, comparison_content
 from lora_tui.tui.views.training import TrainingView
 
 _TREND_STEPS = 10
 """Steps over which the trend of the loss is given."""
 
 _BAR_WIDTH = 11
+
+_HANGING_FROM = 50
+"""Cells of a line from which on what does not fit goes on below its value, not below its label."""
 
 _RANKS_SHOWN = 4
 """Devices that train together of which each has a line."""
@@ -70,7 +66,7 @@ def status_line(view: TrainingView, load: DeviceLoad | None, now: float) -> Cont
         return styled((view.starting(), DIM)) if view.live else plan_lines(view)
     step = view.step
     # The header shows the step; this shows how the run ended, or what is left.
-    over = () if view.live else (view.run.state, ending_text(view))
+    over = () if view.live else (ending_words(view),)
     left = _remaining(view, now)[1:] if view.live else ()
     first: list[Any] = [("loss ", DIM), (number(step.get("loss"), ".4f"), "bold")]
     if not view.judges or "reward_accuracy" not in step:
@@ -186,7 +182,8 @@ def _score(view: TrainingView) -> tuple[str, str] | None:
     if best is None:
         return None
     newest = view.evaluations[-1]
-    which = f"best {best.score:.2f} at {best.step:,}" if best is not newest else f"at step {best.step:,}"
+    shown = f"{best.score:.2f} " if f"{best.score:.2f}" != f"{newest.score:.2f}" else ""
+    which = f"at step {best.step:,}" if best is newest else f"best {shown}at step {best.step:,}"
     said = [controls_text(newest.controls, newest.controls_kept), which]
     if view.best_by_controls:  # first, since no title beside it says it
         said = [f"best {best.score:.2f} (better on controls)", said[0]]
@@ -203,6 +200,12 @@ def ending_text(view: TrainingView) -> str:
         "patience": "score stopped rising",
         "request": "stopped on request",
     }.get(view.stopped_by, "")
+
+
+def ending_words(view: TrainingView) -> str:
+    """The state of a run that has ended, and why; "stopped on request" says both."""
+    why = ending_text(view)
+    return why if why.startswith(view.run.state) else " · ".join(filter(None, (view.run.state, why)))
 
 
 def empty_plot_text(view: TrainingView, plot: str) -> str:
@@ -272,7 +275,13 @@ def plan_lines(view: TrainingView) -> Content:
 
 
 def result_words(view: TrainingView) -> str:
-    """What training has come to: ": score 0.93", of preferences how many of the last step's are told right."""
+    """What training has come to: "Trained: score 0.93", of preferences how many of the last step's are told right."""
+    stopped = f"{view.run.state} at step {view.steps_done:,}".capitalize()
+    came_to = "Trained" if view.run.state == "finished" else stopped
+    return came_to + _result(view)
+
+
+def _result(view: TrainingView) -> str:
     if view.judges and view.accuracy.last is not None:
         margin = "" if view.margin.last is None else f", margin {number(view.margin.last, '+.2f')}"
         return f": {number(100 * view.accuracy.last, '.0f')} % of preferences right{margin}"
@@ -300,29 +309,6 @@ def _no_step(view: TrainingView) -> Content:
     ended = _figure("done", "no step", ending_text(view) or view.run.state)
     why = (view.run.error or "").partition("\n")[0]
     return styled(ended, "\n", safe_line(why, 300, "$error")) if why else ended
-
-
-def comparison_content(found: HeldOutComparison) -> Content:
-    """What was asked, and the figures of both models, a line each."""
-    rows = comparison_rows(found)
-    width = max(len(label) for label, _ in rows) + 2
-    parts: list[Any] = [(f"{questions_text(found)[:1].upper()}{questions_text(found)[1:]}", "bold")]
-    for label, figure in rows:
-        colour = {"better": "bold $success", "worse": "bold $error"}.get(found.verdict, "bold")
-        parts += ["\n", (f"{label:<{width}}", DIM), (figure, colour if label == "difference" else "")]
-    return styled(*parts)
-
-
-def knowledge_content(found: KnowledgeTest) -> Content:
-    """What was asked about held-out facts, and how much of them each model knows, a line each."""
-    rows = knowledge_rows(found)
-    width = max(len(label) for label, _ in rows) + 2
-    title = knowledge_title(found)
-    parts: list[Any] = [(f"{title[:1].upper()}{title[1:]}", "bold")]
-    for label, figure in rows:
-        colour = {"better": "bold $success", "worse": "bold $error"}.get(found.verdict, "bold")
-        parts += ["\n", (f"{label:<{width}}", DIM), (figure, colour if label == rows[-1][0] else "")]
-    return styled(*parts)
 
 
 def plan_with_warnings(view: TrainingView, width: int, forecast: Content | None = None) -> Content:
@@ -376,7 +362,8 @@ def weight_line(
             room -= 1
             if not room:
                 break
-            between, column = "\n", -2
+            indent = len("weights") + 2 if width >= _HANGING_FROM else 0
+            between, column = "\n" + " " * indent, indent - 2
         column += 2 + len(entry) + len(sign)
         parts += [between, entry, (sign, "bold")]
     return styled(*parts)
@@ -393,7 +380,7 @@ def score_title(view: TrainingView) -> str:
     if best is None:
         return "Score"
     newest = view.evaluations[-1]
-    further = f", best {best.score:.2f}" if best is not newest else ""
+    further = f", best {best.score:.2f}" if f"{best.score:.2f}" != f"{newest.score:.2f}" else ""
     controls = f", controls {newest.controls_kept}/{newest.controls}" if newest.controls else ""
     if view.judges:
         return f"Test prompts {newest.score:.2f}{controls}"

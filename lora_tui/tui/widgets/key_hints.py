@@ -11,6 +11,7 @@ from textual.app import App
 from textual.binding import ActiveBinding, Binding
 from textual.content import Content
 from textual.dom import DOMNode
+from textual.keys import REPLACED_KEYS, key_to_character
 from textual.screen import Screen
 from textual.widget import Widget
 
@@ -29,6 +30,12 @@ _TYPED_INTO = {"Input", "TextArea"}
 def is_typing(focused: Widget | None) -> bool:
     """Return whether letters and signs are text now: a field has the focus."""
     return bool(_TYPED_INTO & {cls.__name__ for cls in type(focused).__mro__})
+
+
+def is_character(key: str) -> bool:
+    """Whether a key, as Textual names it, is one that types a character: "a", "slash"."""
+    character = key_to_character(REPLACED_KEYS.get(key, key))  # which Textual does not find: slash
+    return character is not None and character.isprintable()
 
 
 @cache
@@ -73,33 +80,51 @@ class KeyHints(Widget):
         parts: list[str | Content | tuple[str, str]] = []
         self._click_areas = []
         column = 0
-        for active in self._bindings_to_show():
+        for active in self._that_fit():
             binding = active.binding
-            key = self.app.get_key_display(binding)
-            word = "Commands" if binding.action == "command_palette" else binding.description
-            length = len(key) + len(word) + 3
-            if column + length > self.size.width:
-                break
+            key, word, length = self._hint(active)
             key_style, word_style = ("bold $footer-key-foreground", "") if active.enabled else ("dim", "dim")
             parts += [" ", (key, key_style), " ", (word, word_style), " "]
             self._click_areas.append((column, column + length, binding.key))
             column += length
         return styled(*parts)
 
-    def _bindings_to_show(self) -> Iterable[ActiveBinding]:
-        """One binding an action, `MAX_KEYS` at most; help and palette are always among them."""
+    def _hint(self, active: ActiveBinding) -> tuple[str, str, int]:
+        """A hint's key, its word, and the cells that they take."""
+        binding = active.binding
+        key = self.app.get_key_display(binding)
+        word = "Commands" if binding.action == "command_palette" else binding.description
+        return key, word, len(key) + len(word) + 3
+
+    def _that_fit(self) -> Iterable[ActiveBinding]:
+        """The bindings to show that one line has room for: the last go first, but help and palette stay."""
+        others, always = self._bindings_to_show()
+        while others and sum(self._hint(active)[2] for active in (*others, *always)) > self.size.width:
+            others.pop()
+        column = 0
+        for active in (*others, *always):
+            column += self._hint(active)[2]
+            if column > self.size.width:
+                return
+            yield active
+
+    def _bindings_to_show(self) -> tuple[list[ActiveBinding], list[ActiveBinding]]:
+        """One binding an action, `MAX_KEYS` at most: the screen's, and those of help and palette."""
         by_action: dict[str, ActiveBinding] = {}
         always: dict[str, ActiveBinding] = {}
         typing = is_typing(self.app.focused)
         for active in sorted(self.screen.active_bindings.values(), key=_sort_key):
             action = active.binding.action.removeprefix("app.")
+            is_text = typing and not active.binding.priority and is_character(active.binding.key)
+            if is_text and active.node is not self.app.focused:
+                continue  # it would be text now
             if action in _ALWAYS_SHOWN:
                 # The app's help has two keys: while typing the one that is not typed, else the sign people look for.
                 if action != "help" or not isinstance(active.node, App) or active.binding.priority == typing:
                     always.setdefault(action, active)
             elif active.binding.show and active.binding.description and active.binding.action not in by_action:
                 by_action[active.binding.action] = active
-        return [*list(by_action.values())[: MAX_KEYS - len(always)], *list(always.values())[:MAX_KEYS]]
+        return list(by_action.values())[: MAX_KEYS - len(always)], list(always.values())
 
     def on_click(self, event: events.Click) -> None:
         """Press the key under the mouse."""

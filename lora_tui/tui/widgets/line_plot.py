@@ -24,6 +24,9 @@ _LEAST_LABEL = 5
 _ZOOMS = (1, 4, 16, 64)
 """Magnifications of the x axis, which `LinePlot.zoom` goes through."""
 
+_MORE_TICKS = 3
+"""Numbers of ticks that are tried where the usual one gives a single label."""
+
 _LEAST_IN_VIEW = 4.0
 """Zooming ends where less than this is in view, in units of x: steps, seconds or tokens."""
 
@@ -57,6 +60,7 @@ class LinePlot(Widget):
         self._level: tuple[float, str] | None = None
         self._range: tuple[float, ...] = ()
         self._least_height = 0.0
+        self._decimals: int | None = None
         self._unit: Unit = "step"
         self._zoom = 0
         """Which of `_ZOOMS` is shown."""
@@ -76,16 +80,18 @@ class LinePlot(Widget):
         level: tuple[float, str] | None = None,
         limits: tuple[float, float] | None = None,
         least_height: float = 0.0,
+        decimals: int | None = None,
     ) -> None:
         """Draw these series.
 
         `unit` is what x counts, `end_x` the last x where it is known, `level` a y value with a label that gets a
         horizontal line, `limits` are y values that must be in view, `least_height` is the least height in units of y.
+        `decimals` are those of the legend's values, None for three digits.
         """
         if unit != self._unit:
             self._unit, self.cursor, self._zoom = unit, None, 0
         self._series, self._end_x, self._level, self._range = series, end_x, level, limits or ()
-        self._least_height = least_height
+        self._least_height, self._decimals = least_height, decimals
         self._redraw()
 
     # Cursor and zoom
@@ -236,11 +242,15 @@ class LinePlot(Widget):
 
     def _y_labels(self, frame: Frame, lines: int) -> dict[int, str]:
         """The y labels by line; most lines have none."""
-        found: dict[int, str] = {}
-        values = ticks(frame.low_y, frame.high_y, max(1, min(5, lines // 2)), log=frame.log)
-        for value, label in zip(values, tick_labels(values, log=frame.log), strict=True):
-            found.setdefault(frame.row(value) // 4, label)
-        return found or {0: number_label(frame.high_y), lines - 1: number_label(frame.low_y)}
+        most = max(1, min(5, lines // 2))
+        for number in range(most, most + _MORE_TICKS):  # one label alone does not tell how much a line is
+            values = ticks(frame.low_y, frame.high_y, number, log=frame.log)
+            found = {}
+            for value, label in zip(values, tick_labels(values, log=frame.log), strict=True):
+                found.setdefault(frame.row(value) // 4, label)
+            if len(found) > 1:
+                return found
+        return {0: number_label(frame.high_y), lines - 1: number_label(frame.low_y)}
 
     def _x_axis(self, frame: Frame, label_width: int, cells: int) -> str:
         """The line below the plot, each tick's label centred below its place."""
@@ -253,24 +263,32 @@ class LinePlot(Widget):
         return f"{UNIT_NAMES[self._unit]:>{label_width}}".ljust(label_width + 2) + "".join(row)
 
     def _legend(self, width: int) -> Strip:
-        """A sample of each series with its label and its newest value, or its value at the cursor; and the level."""
-        parts: list[Segment] = []
+        """A sample of each series with its label and its newest value, or its value at the cursor; and the level.
+
+        What there is no room for is left out from the end.
+        """
+        groups: list[list[Segment]] = []
         title = self._style("title")
         if self.cursor is not None:
-            parts.append(Segment(f" {unit_label(self.cursor, self._unit)} ", self._style("cursor")))
+            groups.append([Segment(f" {unit_label(self.cursor, self._unit)} ", self._style("cursor"))])
         for series in self._series:
             if series.label:
                 sample = "━━" if series.kind == "line" else series.glyph
                 last = None if self._unit == "score" else series.curve.last  # of scores, the last is not the newest
                 value = last if self.cursor is None else series.curve.at(self.cursor)
-                shown = "" if value is None else f" {number_label(value, 3)}"
-                parts += [Segment(f" {sample} ", self._style(series.style)), Segment(f"{series.label}{shown} ", title)]
+                form = self._decimals
+                number = "" if value is None else number_label(value, 3) if form is None else f"{value:.{form}f}"
+                label = f"{series.label} {number}".rstrip()
+                groups.append([Segment(f" {sample} ", self._style(series.style)), Segment(f"{label} ", title)])
         if self._level is not None:
-            parts += [Segment(" ┄┄ ", self._style("level")), Segment(f"{self._level[1]} ", title)]
+            groups.append([Segment(" ┄┄ ", self._style("level")), Segment(f"{self._level[1]} ", title)])
         if self.log_scale:
-            parts.append(Segment(" log scale", title))
+            groups.append([Segment(" log scale", title)])
         if self._zoom:
-            parts.append(Segment(f" zoom {_ZOOMS[self._zoom]}×", title))
+            groups.append([Segment(f" zoom {_ZOOMS[self._zoom]}×", title)])
+        while len(groups) > 1 and sum(part.cell_length for group in groups for part in group) > width + 1:
+            groups.pop()  # whole, not cut in a word; a blank at the end may go
+        parts = [part for group in groups for part in group]
         return Strip(parts).adjust_cell_length(width, self.rich_style)
 
     def _empty_plot(self, width: int, height: int) -> list[Strip]:
