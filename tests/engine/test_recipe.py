@@ -10,6 +10,7 @@ from lora_tui.config.keys import plain_value, settings_value
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.config.written import left_to_recipe
+from lora_tui.engine.data.holdout import draw_holdout
 from lora_tui.engine.data.survey import Survey
 from lora_tui.engine.forecast.recipe import (
     CannotLearn,
@@ -75,6 +76,16 @@ def test_few_short_questions_are_read_in_other_words_by_all_layers_beside_everyd
 @pytest.mark.parametrize(("examples", "passes"), [(1000, 3), (4000, 3), (50_000, 2)])
 def test_more_data_is_read_two_or_three_times(examples: int, passes: int) -> None:
     assert chosen(examples).settings.fine_tuning.training.max_epochs == passes
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+@pytest.mark.parametrize(("judged", "steps"), [(10, 21), (100, 75), (1000, 180)])
+def test_few_preferences_take_some_twenty_steps_and_many_three_passes(method: str, judged: int, steps: int) -> None:
+    settings = chosen(judged, {"fine_tuning.method": method}).settings
+    training = settings.fine_tuning.training
+    kept = judged - len(draw_holdout(data(judged).questions, training.validation_share, training.seed))
+    size = training.batch_size * training.gradient_accumulation_steps
+    assert schedule.total_steps(kept, size, training.max_epochs, training.max_steps) == steps
 
 
 def test_what_is_written_is_obeyed_and_the_rest_follows_it() -> None:

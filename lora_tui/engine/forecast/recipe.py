@@ -62,6 +62,10 @@ _FACT_BATCHES = ((100, 8), (_FACTS_BELOW, 16))
 _LEAST_STEPS, _MOST_STEPS = 60, 200
 """Optimizer steps that small data gets; what is read often enough takes more."""
 
+_LEAST_JUDGEMENT_STEPS = 20
+"""Optimizer steps that few preferences get. By trial on ten of them (`tests.bench.preference_move secret`): after 20
+the answer is the preferred one, and nine of twelve others are as they were; after 60 two are."""
+
 _PASSES, _FACT_PASSES = 3, 18
 """Passes over the data. Facts are read more often, since most readings are reworded; from `_MUCH` examples on twice."""
 
@@ -340,7 +344,8 @@ def _choose_length(chooser: _Chooser, data: Survey) -> None:
     if not max_steps:
         passes = _FACT_PASSES if chooser.are_facts else _PASSES if examples < _MUCH else 1 if chooser.judges else 2
         most = max(1, _MOST_STEPS // per_epoch) if chooser.are_facts else passes
-        epochs = max(min(passes, most), math.ceil(_LEAST_STEPS / per_epoch))
+        least = _LEAST_JUDGEMENT_STEPS if chooser.judges else _LEAST_STEPS
+        epochs = max(min(passes, most), math.ceil(least / per_epoch))
         times_each = f"{epochs * per_epoch} steps, each example {count(epochs, 'time')}"
         chooser.choose(f"{training}max_epochs", epochs, times_each)
     chooser.steps = schedule.total_steps(
