@@ -245,7 +245,7 @@ class LinePlot(Widget):
         most = max(1, min(5, lines // 2))
         for number in range(most, most + _MORE_TICKS):  # one label alone does not tell how much a line is
             values = ticks(frame.low_y, frame.high_y, number, log=frame.log)
-            found = {}
+            found = dict[int, str]()
             for value, label in zip(values, tick_labels(values, log=frame.log), strict=True):
                 found.setdefault(frame.row(value) // 4, label)
             if len(found) > 1:
