@@ -29,7 +29,7 @@ from lora_tui.tui.text import DIM, styled
 from lora_tui.tui.views.run_list import COMPARED, MARKS, RunList, columns_at, run_cells
 from lora_tui.tui.views.runs import run_text
 from lora_tui.tui.widgets.panel import Panel, set_title
-from lora_tui.tui.widgets.row_list import Cell, RowList
+from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
 _READ_AT_ONCE = 200
 """Runs whose figures are read at a time, so that the first of a thousand are on the screen at once."""
@@ -171,7 +171,7 @@ class RunsScreen(ModeScreen):
     def _draw_list(self) -> None:
         """Draw the rows, with the sort column marked in the headings."""
         rows, shown = self.query_one(RowList), self._list
-        rows.columns = tuple(column.as_listed() for column in self._columns)
+        rows.columns = tuple(Column(one.name, one.width, one.right, least=one.least) for one in self._columns)
         names = [column.name for column in self._columns]
         rows.sorted_by = (names.index(shown.sort), shown.arrow == "▼") if shown.sort in names else None
         is_all = not (shown.kind or shown.search)

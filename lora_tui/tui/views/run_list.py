@@ -15,7 +15,6 @@ from lora_tui.tui.axes import number_label
 from lora_tui.tui.curve import sparkline
 from lora_tui.tui.text import lr_text, number, short_count
 from lora_tui.tui.theme import state_label
-from lora_tui.tui.widgets.row_list import Column
 
 COMPARED = ("train", "quickstart", "evaluate")
 """Modes whose runs can be marked and compared: they have a loss, a score or answers."""
@@ -46,10 +45,6 @@ class RunColumn:
     right: bool = False
     least: int = 4
     """Cells that a column of width 0 has at least; such columns share what is left."""
-
-    def as_listed(self) -> Column:
-        """The column as a list draws it."""
-        return Column(self.name, self.width, self.right, least=self.least)
 
 
 @dataclass(frozen=True, slots=True)
