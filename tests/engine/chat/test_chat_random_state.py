@@ -1,5 +1,6 @@
 """A conversation beside a trainer: torch's global random state, which a trainer draws from, is not touched by it."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.engine.models.base_model import load_base
+from lora_tui.engine.training.schedule import lr_factor
 from lora_tui.store.queries.runs import step_columns
 from tests.engine.chat.chat_probe import ChatProbe
 from tests.engine.conftest import EngineHarness, Trained
@@ -54,9 +56,15 @@ def test_replies_of_every_kind_draw_nothing_from_it(trained: Trained) -> None:
 
 
 def test_a_run_is_bit_for_bit_the_same_with_a_conversation_beside_it(
-    trained: Trained, base_folder: Path, tmp_path: Path, new_engine_harness: Callable[[Path, Settings], EngineHarness]
+    trained: Trained,
+    base_folder: Path,
+    tmp_path: Path,
+    new_engine_harness: Callable[[Path, Settings], EngineHarness],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The run draws its dropout from the global state at every step; conversations load and sample beside it."""
+    talked = [threading.Event() for _ in range(5)]
+    """Set when so many conversations have ended."""
 
     def train(name: str, beside: Callable[[EngineHarness], object] = lambda engine_harness: time.sleep(0.02)) -> Any:
         folder = tmp_path / name
@@ -85,6 +93,11 @@ def test_a_run_is_bit_for_bit_the_same_with_a_conversation_beside_it(
 
     talks = 0
 
+    def in_time(kind: str, step: int, *more: Any) -> float:
+        """The learning rate of a step, which is taken once every twenty steps before it have heard a conversation."""
+        assert talked[step // 20].wait(120)
+        return lr_factor(kind, step, *more)
+
     def talk(engine_harness: EngineHarness) -> None:
         nonlocal talks
         if talks == 4:  # what one of them draws changes every step after it
@@ -99,10 +112,13 @@ def test_a_run_is_bit_for_bit_the_same_with_a_conversation_beside_it(
         probe.regenerate(["tuned"])
         probe.wait(probe.session.close())
         talks += 1
+        talked[talks].set()
 
     losses, weights = train("alone")
     assert len(losses) == 60
     assert train("again")[0] == losses, "a run repeats itself"
+    talked[0].set()
+    monkeypatch.setattr("lora_tui.engine.training.loop.lr_factor", in_time)
     beside, found = train("beside", talk)
     assert talks >= 3
     assert beside == losses
