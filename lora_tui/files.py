@@ -10,6 +10,7 @@ most hold somebody's texts. This module knows nothing of what the files hold, bu
 import errno
 import fcntl
 import glob
+import hashlib
 import os
 import secrets
 import shutil
@@ -168,6 +169,12 @@ def is_folder(name: str | Path) -> bool:
 def is_file(name: str | Path) -> bool:
     """Whether a file has this name, which may be anything, as for `is_folder`."""
     return os.path.isfile(expanded(name))  # noqa: PTH113  # Path.is_file raises for a name that is too long
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal. Raises `OSError`."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def clear_left_over(folder: Path) -> None:

@@ -82,6 +82,12 @@ def progress_text(phase: str, done: float, total: float, seconds: float | None =
     return text if seconds is None or seconds < 1 else f"{text} · {duration(seconds)}"
 
 
+def power_text(value: float) -> str:
+    """Return a small number, such as a learning rate, as a power of ten with two digits: "8.1e-4", "1e-3"."""
+    mantissa, _, exponent = f"{value:.1e}".partition("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
 def memory_size(size: float) -> str:
     """Return an amount of memory in bytes as machines count it: "1.9 GiB", "812 MiB" (1024 times 1024)."""
     return f"{size / 2**30:,.1f} GiB" if size >= 1000 * 2**20 else f"{size / 2**20:,.0f} MiB"

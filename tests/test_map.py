@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -88,3 +89,23 @@ def test_links_and_folders_of_both_pages_exist() -> None:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
     for folder in set(re.findall(r"\b((?:tests|lora_tui)/[\w/.]+\w)", GUIDE.read_text())):
         assert (ROOT / folder).exists() or folder.endswith("test_"), f"the guide names {folder}"
+
+
+def walk(name: str) -> str:
+    """The walk of that name, with what is written below its table."""
+    return MAP.read_text().partition(f"### {name}")[2].partition("\n### ")[0]
+
+
+def files_of(name: str, steps: Iterable[int]) -> set[str]:
+    """The files that steps of a walk name."""
+    rows = {int(row[1]): row[0] for row in re.finditer(r"^\| (\d+)\. .*$", walk(name), re.MULTILINE)}
+    return {file for step in steps for file in re.findall(r"`([\w/]+\.py)`", rows[step])}
+
+
+def test_a_step_of_training_and_a_pair_are_followed_through_few_files() -> None:
+    on_cpu = files_of("A training file", range(3, 11))
+    assert len(on_cpu) <= 10
+    told = walk("A training file").partition("fourteen on a GPU, where")[2].partition("each compared")[0]
+    on_gpu = {file for file in on_cpu if not file.endswith(("cpu_ops.py", "compiled_ops.py"))}
+    assert len(on_gpu | set(re.findall(r"`([\w/]+\.py)`", told))) == 14
+    assert len(files_of("A pair", (3, *range(5, 11)))) <= 12, "from the reply to the table's row"

@@ -15,11 +15,11 @@ from lora_tui.protocol.rate_probe import (
     probe_line,
     probe_rate,
     propose,
-    rate_text,
     reason_of,
     round_rate,
     smoothed,
 )
+from lora_tui.text import power_text
 
 
 def descend(curvature: float, noise: float = 0.3, seed: int = 1) -> list[RatePoint]:
@@ -85,7 +85,7 @@ def test_rates_rise_by_the_same_factor_and_are_round_when_proposed() -> None:
     assert (rates[0], round(rates[-1], 6)) == (LOWEST, HIGHEST)
     assert len({round(after / before, 9) for before, after in itertools.pairwise(rates)}) == 1
     assert [round_rate(rate) for rate in (2.7e-4, 3e-4, 8.9e-4, 1e-3, 1.1e-3)] == [2e-4, 3e-4, 5e-4, 1e-3, 1e-3]
-    assert [rate_text(rate) for rate in (3e-4, 1e-3, 2.5e-2)] == ["3e-4", "1e-3", "2.5e-2"]
+    assert [power_text(rate) for rate in (3e-4, 1e-3, 2.5e-2)] == ["3e-4", "1e-3", "2.5e-2"]
 
 
 def test_averages_keep_the_level_and_lose_the_noise() -> None:

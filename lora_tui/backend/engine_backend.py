@@ -254,7 +254,7 @@ class EngineBackend:
 
     async def override_text(self, text_id: int, verdict: str) -> ReviewResult:
         """Accept or reject a text."""
-        from lora_tui.engine.review.texts import override_text
+        from lora_tui.engine.review.pairs import override_text
 
         return await self._on_store(lambda store: override_text(store, text_id, verdict))
 
@@ -272,7 +272,7 @@ class EngineBackend:
 
     async def weigh_topic(self, run_id: int, number: int, weight: float) -> None:
         """Set how much is asked about a topic of a run's folder."""
-        from lora_tui.engine.review.topics import weigh_topic
+        from lora_tui.engine.review.runs import weigh_topic
 
         await self._on_store(lambda store: weigh_topic(store, run_id, number, weight))
 

@@ -1,7 +1,8 @@
 """Works the queue of runs inside the app's process, beside whatever else its engine does.
 
 It begins nothing before somebody has begun or queued a run in this app, or has asked for it: who opens the app to look
-does not set a machine to work. Then it goes on until it is turned off, also when the app has left its terminal.
+does not set a machine to work. Then it goes on until it is turned off, also when the app has left its terminal. Small
+and apart from `engine_backend`, which hands on what it is asked and has no loop of its own.
 """
 
 import asyncio

@@ -11,11 +11,11 @@ from lora_tui.protocol.choice import METHOD_EXAMPLES, chosen_rows, short_key
 from lora_tui.protocol.comparison import comparison_from, questions_text, verdict_text
 from lora_tui.protocol.endpoints import asked_count
 from lora_tui.protocol.knowledge import knowledge_from, knowledge_summary, knowledge_title
-from lora_tui.protocol.rate_probe import probe_line, rate_text
+from lora_tui.protocol.rate_probe import probe_line
 from lora_tui.protocol.serving import announcement_lines
 from lora_tui.secrets import redact
 from lora_tui.store.rows import Event
-from lora_tui.text import clean, controls_text, count, duration, one_line, progress_text, question_of
+from lora_tui.text import clean, controls_text, count, duration, one_line, power_text, progress_text, question_of
 
 _MARKS = {"accepted": "✓", "rejected": "✗", "review": "?"}
 """A glyph for each verdict: it carries the meaning where there is no colour."""
@@ -112,7 +112,7 @@ def step_line(step: Mapping[str, Any]) -> str:
     if "reward_accuracy" in step:
         parts.append(f"margin {_number(step.get('reward_margin'), '.2f')}")
         parts.append(f"{_number(100 * step['reward_accuracy'], '.0f')} % told right")
-    parts.append(f"lr {rate_text(step['lr']) if step.get('lr') else _number(step.get('lr'), 'g')}")
+    parts.append(f"lr {power_text(step['lr']) if step.get('lr') else _number(step.get('lr'), 'g')}")
     if step.get("grad_norm") is not None:
         parts.append(f"grad {_number(step['grad_norm'], '.2f')}")
     parts.append(f"{_number(step.get('tokens_per_s'), ',.0f')} tokens/s")

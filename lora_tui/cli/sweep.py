@@ -16,7 +16,7 @@ from lora_tui.engine.forecast.forecast import forecast_with_history
 from lora_tui.engine.runtime.queue import add_sweep
 from lora_tui.engine.runtime.resume import open_existing, store_flag
 from lora_tui.errors import UsageError
-from lora_tui.protocol.sweep import axis_names, point_text, setting_text, varied_names
+from lora_tui.protocol.choice import axis_names, point_text, setting_text, varied_names
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import run_lines_of
 from lora_tui.store.queries.sweeps import SweepRow, best_of, groups_of, ranked, sweep_rows

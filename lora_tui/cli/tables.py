@@ -22,9 +22,9 @@ from lora_tui.protocol.comparison import (
     worst_title,
 )
 from lora_tui.protocol.knowledge import KnowledgeTest, knowledge_from, knowledge_rows, knowledge_title
-from lora_tui.protocol.rate_probe import rate_text, reason_of, smoothed
+from lora_tui.protocol.rate_probe import reason_of, smoothed
 from lora_tui.terminal.streams import Streams
-from lora_tui.text import clean, question_of
+from lora_tui.text import clean, power_text, question_of
 
 _MOST_COLUMNS = 120
 
@@ -111,11 +111,11 @@ def write_probe(streams: Streams, found: Mapping[str, Any]) -> None:
     for (rate, _, _), change in list(zip(points, changes, strict=True))[::2]:
         share = min(1.0, (change - low) / ((high - low) or 1.0))
         mark = "  <- proposed" if found["rate"] is not None and abs(math.log(rate / found["rate"])) < 0.18 else ""
-        streams.out.write(f"{rate_text(rate):>7}  {change:+7.3f}  {'#' * round(_PROBE_WIDTH * share)}{mark}\n")
+        streams.out.write(f"{power_text(rate):>7}  {change:+7.3f}  {'#' * round(_PROBE_WIDTH * share)}{mark}\n")
     if found["rate"] is None:
         streams.out.write("no rate is proposed: the loss did not fall\n")
     else:
-        streams.out.write(f"proposed: {rate_text(found['rate'])}, for {reason_of(found)}\n")
+        streams.out.write(f"proposed: {power_text(found['rate'])}, for {reason_of(found)}\n")
 
 
 def write_rows(streams: Streams, rows: Sequence[Mapping[str, Any]]) -> None:

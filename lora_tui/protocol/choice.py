@@ -1,10 +1,10 @@
-"""What a recipe chose for a run: values with their reasons, and how both sides show them.
+"""Settings that differ from run to run, and how both sides write them: what a recipe chose and why, what a sweep sets.
 
 The ``plan`` event holds them as mappings (`Choice`'s fields), a forecast as `Choice`s; `chosen_rows` takes either form
 into the columns that the command line and the app draw.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
@@ -80,5 +80,36 @@ def value_text(value: Any) -> str:
     if isinstance(value, list):
         return count(len(value), "prompt")
     if isinstance(value, float) and 0 < abs(value) < 1e-2:
-        return f"{Decimal(repr(value)):e}".replace("e-0", "e-").replace("E", "e")
+        return _power(value)
     return one_line(str(value).lower() if isinstance(value, bool) else str(value), 48)
+
+
+def axis_names(points: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return what each dotted key of a sweep is called in a table: its last part, where no two are called the same."""
+    keys = list(dict.fromkeys(key for point in points for key in point))
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
+
+
+def varied_names(points: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the same for the keys alone in which the points differ; for all where none does."""
+    names = axis_names(points)
+    varied = {key: name for key, name in names.items() if any(p.get(key) != points[0].get(key) for p in points)}
+    return varied or names
+
+
+def point_text(point: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """Return what a run of a sweep sets in words: "lora_lr 1e-4, r 8"."""
+    return ", ".join(f"{names[key]} {setting_text(key, value)}" for key, value in point.items())
+
+
+def setting_text(key: str, value: Any) -> str:
+    """Return a value of a sweep as it is shown; learning rates as powers of ten, however large."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return _power(value) if isinstance(value, float) and value and key.endswith("_lr") else value_text(value)
+
+
+def _power(value: float) -> str:
+    """Return a number as a power of ten with all its digits: "1e-3", "1.25e-4"."""
+    return f"{Decimal(repr(value)).normalize():e}"

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lora_tui.text import power_text
+
 LOWEST, HIGHEST, STEPS = 1e-5, 0.3, 60
 """The rates between which a probe goes, and in how many steps."""
 
@@ -125,17 +127,11 @@ def round_rate(rate: float) -> float:
     return float(f"{below * power:.0e}")
 
 
-def rate_text(rate: float) -> str:
-    """Return a rate as it is written in a command: "3e-4"."""
-    mantissa, _, exponent = f"{rate:.1e}".partition("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
-
-
 def probe_line(payload: Mapping[str, Any]) -> str:
     """Return a ``probe`` event on one line: the step, its rate, and how much lower or higher the loss is by then."""
     change = payload.get("change")
     how = "is not a number" if not isinstance(change, float) else f"{change:+.3f} against the untrained model"
-    rate = rate_text(float(payload.get("rate") or 0))
+    rate = power_text(float(payload.get("rate") or 0))
     return f"step {payload.get('step')}/{payload.get('steps')}  rate {rate}  loss {how}"
 
 
@@ -144,8 +140,8 @@ def reason_of(found: Mapping[str, Any]) -> str:
     if found.get("rate") is None:
         return ""
     lowest, diverged = found.get("lowest"), found.get("diverged")
-    end = f"training came apart at {rate_text(diverged)}" if diverged else "it never came apart"
+    end = f"training came apart at {power_text(diverged)}" if diverged else "it never came apart"
     if not lowest:
         return end
     tenth = ": a tenth of that" if found["rate"] == round_rate(lowest / _BELOW_LOWEST) else ""
-    return f"the loss was lowest at {rate_text(lowest)}{tenth}; {end}"
+    return f"the loss was lowest at {power_text(lowest)}{tenth}; {end}"

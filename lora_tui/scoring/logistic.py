@@ -1,7 +1,7 @@
 """Logistic regression with a normal prior and signs: the most probable weights given rated examples.
 
-The few lines of numerics behind the adaptive score and the derivation of its prior; it knows nothing of metrics. numpy
-is imported when a fit is asked for, because the app imports this package and not numpy.
+The few lines of numerics behind the adaptive score and the derivation of its prior; apart, since it knows nothing of
+metrics. numpy is imported when a fit is asked for, because the app imports this package and not numpy.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Batches: works of many coroutines that are done as one: a hundred calls that end at once are few transactions.
 
-Knows nothing of SQL. Whoever comes while a batch is under way waits for the next one; when batches follow closely, each
-waits a moment for company.
+Apart from the connection, which does them, since it knows nothing of SQL. Whoever comes while a batch is under way
+waits for the next one; when batches follow closely, each waits a moment for company.
 """
 
 import asyncio

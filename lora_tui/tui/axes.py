@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from lora_tui.text import duration
+from lora_tui.text import duration, power_text
 
 Unit = Literal["step", "examples", "tokens", "time", "score", "rate"]
 """What is counted along x: optimizer steps, examples or tokens seen, or seconds of work; or a score, in per cent; or a
@@ -197,8 +197,7 @@ def number_label(value: float, digits: int = 4) -> str:
     # From a hundredth down, so that the values of a learning rate are all written alike: 1e-3 stands over 8e-4.
     if value == 0 or 1e-2 <= abs(value) < 1e5:
         return f"{value:.{digits}g}"
-    mantissa, _, exponent = f"{value:.1e}".partition("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return power_text(value)
 
 
 def unit_label(value: float, unit: Unit) -> str:

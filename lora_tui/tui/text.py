@@ -15,7 +15,7 @@ from textual.filter import LineFilter
 from textual.style import Style
 
 from lora_tui.glyphs import Drawing, redrawn
-from lora_tui.text import clean, memory_size, one_line
+from lora_tui.text import clean, memory_size, one_line, power_text
 
 DIM = "$foreground 60%"
 """The style of labels and explanations."""
@@ -140,10 +140,7 @@ def lr_text(value: float | None) -> str:
     """A learning rate: "8.1e-4", "1e-3", "0"."""
     if value is None or not math.isfinite(value):
         return "–"
-    if value == 0:
-        return "0"
-    mantissa, _, exponent = f"{value:.1e}".partition("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return power_text(value) if value else "0"
 
 
 def percent(part: float, whole: float) -> str:

@@ -7,7 +7,7 @@ import pytest
 from lora_tui.store import topics as store_topics
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import TopicRow
-from lora_tui.tui.views.topics import topic_cells, topic_lines, topics_title
+from lora_tui.tui.screens.topics import topic_cells, topic_lines, topics_title
 from tests.tui.app_harness import AppHarness, screen_text, wait_for_text
 from tests.tui.test_generate_screen import create_generation_run
 

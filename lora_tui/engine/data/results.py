@@ -6,11 +6,11 @@ lost.
 """
 
 import asyncio
-import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from lora_tui.files import sha256_of
 from lora_tui.outputs import keep_older
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
@@ -50,7 +50,6 @@ def _digest(path: Path) -> str | None:
     try:
         if not path.is_file() or path.stat().st_size == 0:
             return None
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:  # it cannot be read: writing it will say why
         return None

@@ -27,6 +27,7 @@ from lora_tui.engine.export.dataset_card import card_text, dataset_entry
 from lora_tui.engine.export.datasets import record_of
 from lora_tui.engine.export.provenance import Origins
 from lora_tui.errors import LoraTuiError, UsageError
+from lora_tui.files import sha256_of
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -127,9 +128,7 @@ def _pyarrow() -> tuple[Any, Any]:
 
 
 def _facts(file: Path, records: int) -> dict[str, Any]:
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return {"records": records, "bytes": file.stat().st_size, "sha256": digest}
+    return {"records": records, "bytes": file.stat().st_size, "sha256": sha256_of(file)}
 
 
 def _source_facts(source: Path, records: int) -> dict[str, Any]:

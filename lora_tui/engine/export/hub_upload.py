@@ -6,7 +6,6 @@ broke is not sent again, for the hub knows files by their content. The token is 
 
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from typing import Any
 from lora_tui import __version__
 from lora_tui.engine.data.hub_dataset import hub_refusal
 from lora_tui.errors import LoraTuiError, UnreachableError, UsageError
-from lora_tui.files import write_atomically
+from lora_tui.files import sha256_of, write_atomically
 
 LIST = ".lora-tui-upload.json"
 """The list in the folder; never sent itself."""
@@ -56,9 +55,7 @@ def list_files(folder: Path) -> tuple[UploadFile, ...]:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
         if not any(part.startswith(".") for part in name.split("/")):
-            with path.open("rb") as content:
-                digest = hashlib.file_digest(content, "sha256").hexdigest()
-            found.append(UploadFile(name, path.stat().st_size, digest))
+            found.append(UploadFile(name, path.stat().st_size, sha256_of(path)))
     return tuple(found)
 
 

@@ -1,7 +1,8 @@
 """Ollama's ``Modelfile`` for an exported model: the file, the prompt's form, what ends an answer, how it is drawn.
 
 Ollama does not run a model's own chat template: it has templates in Go's language, and guesses one for a file whose
-template it knows. Here it is derived from what the model's template writes (https://docs.ollama.com/modelfile).
+template it knows. Here it is derived from what the model's template writes (https://docs.ollama.com/modelfile). Small
+and apart from `gguf_export`: it is text alone, and knows neither weights nor torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence

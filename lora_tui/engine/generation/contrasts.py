@@ -1,7 +1,8 @@
 """Rivals of an answer: the same denied, or with another number or name of its passage, for a model to choose between.
 
 A model of the built-in one's size cannot say whether an answer is right, but it copies well: with the passage in view
-it finds the right one of two such answers more probable. Plain text, English; `builtin_model` has them scored.
+it finds the right one of two such answers more probable. Small and apart because it is pure functions of English text:
+`builtin_model` has them scored.
 """
 
 import re

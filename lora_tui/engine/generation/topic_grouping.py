@@ -2,6 +2,7 @@
 
 Asked for where a folder has `LEAST_TOPICS` files or more. A run needs no groups: where the call fails, or its reply
 cannot be read, files and headings are the tree. Shown to the model are names alone, of files and of their headings.
+Apart from `topic_tree`, which is made without a model.
 """
 
 import re

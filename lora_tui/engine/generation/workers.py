@@ -24,13 +24,12 @@ from lora_tui.engine.generation.generation_model import (
     ProposedPair,
 )
 from lora_tui.engine.generation.injection import find_phrase
-from lora_tui.engine.generation.judging import PairJudge, Verdict, still_waiting
+from lora_tui.engine.generation.judging import PairJudge, Screened, Verdict, screened, still_waiting, typed
 from lora_tui.engine.generation.ledger import Ledger, StoredCall, run_shielded
 from lora_tui.engine.generation.near_duplicates import NearDuplicates
 from lora_tui.engine.generation.panel import JudgePanel, PanelJudgement
 from lora_tui.engine.generation.planner import ANALYSE, CHECK, GENERATE, JUDGE, Planner, slot_from, slot_of
 from lora_tui.engine.generation.progress import GenerationProgress
-from lora_tui.engine.generation.screening import Screened, screened, typed
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import redact

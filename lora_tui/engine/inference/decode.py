@@ -17,9 +17,8 @@ from lora_tui.engine.data.chat_template import common_prefix
 from lora_tui.engine.inference.batch_decoder import BatchDecoder
 from lora_tui.engine.inference.beams import BeamSearch, beams_are_known, configured_beams
 from lora_tui.engine.inference.fast_model import FastModel, fast_form
-from lora_tui.engine.inference.padding import padded
 from lora_tui.engine.inference.ranking import token_log_probabilities
-from lora_tui.engine.inference.readers import FastReader, PromptReader, TransformersReader
+from lora_tui.engine.inference.readers import FastReader, PromptReader, TransformersReader, padded
 from lora_tui.engine.inference.sequences import SequenceRequest
 from lora_tui.engine.inference.token_choice import choose, penalised, random_generator, stop_token_ids
 from lora_tui.engine.models.loaded_checks import position_limit

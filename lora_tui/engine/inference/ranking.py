@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from lora_tui.engine.inference.fast_model import FastForm, fast_form
 from lora_tui.engine.inference.key_values import KeyValueCache, PromptAttention, Span
 from lora_tui.engine.inference.matrices import RowAdapters
-from lora_tui.engine.inference.padding import padded
+from lora_tui.engine.inference.readers import padded
 
 _ROWS = 64
 """Continuations that are read in one pass: keys and values of their question are copied for each."""

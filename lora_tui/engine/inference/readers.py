@@ -6,22 +6,33 @@ one prompt: text that repeats itself, as an answer repeats its passage, is read 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_tui.engine.inference.fast_model import FastModel
 from lora_tui.engine.inference.key_values import PromptAttention, Span, StepAttention
 from lora_tui.engine.inference.matrices import RowAdapters
-from lora_tui.engine.inference.padding import padded
 
 _MATCH = 2
 """Tokens that must repeat before those that followed them are expected again."""
 
 _MOST_EXPECTED = 10
 """Tokens that are read ahead at most."""
+
+
+def padded(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[list[int]], side: str, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of shape ``(rows, longest)``, with padding on the ``left`` or ``right``."""
+    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+    pad = partial(pad_sequence, batch_first=True, padding_side=side)
+    input_ids = pad(ids, padding_value=tokenizer.pad_token_id or 0)
+    return input_ids.to(device), pad([torch.ones_like(row) for row in ids]).to(device)
 
 
 class PromptReader(Protocol):

@@ -43,7 +43,7 @@ from lora_tui.engine.models.builtin import HUB_NAME
 from lora_tui.engine.models.checksums import has_checksums, write_checksums
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError, UsageError
-from lora_tui.files import atomic_folder, expanded, unwritable
+from lora_tui.files import atomic_folder, expanded, sha256_of, unwritable
 from lora_tui.outputs import check_name
 from lora_tui.store.training import evaluations
 from lora_tui.text import count, file_size
@@ -118,7 +118,8 @@ async def dataset_to_hub(ctx: RunContext, form: str, data_file: Path, write_fold
             path.rename(folder / path.name)
         inner.rmdir()
 
-    made_from = {"format": form, "data": str(data_file) if source is not None else await _digest(data_file)}
+    data = str(data_file) if source is not None else await asyncio.to_thread(sha256_of, data_file)
+    made_from = {"format": form, "data": data}
     options = {name: ctx.options.get(name) for name in ("split", "with_provenance", "parquet") if ctx.options.get(name)}
     return {"format": form} | await _to_hub(ctx, "dataset", made_from | options, write, [])
 
@@ -235,16 +236,6 @@ def _identity(source: AdapterSource) -> dict[str, Any]:
     """What tells an adapter from every other: its run and the hash of its weights."""
     (weights,) = [file for file in list_files(source.folder) if file.path == "adapter_model.safetensors"]
     return {"run": source.run_id, "weights": weights.sha256}
-
-
-async def _digest(path: Path) -> str:
-    import hashlib
-
-    def digest() -> str:
-        with path.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-
-    return await asyncio.to_thread(digest)
 
 
 def _list_anew(target: Path, license_name: str) -> None:

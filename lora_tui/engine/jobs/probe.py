@@ -1,6 +1,6 @@
 """The job of ``--run probe``: loads the model, tries rising learning rates on the data, and proposes one.
 
-Nothing is kept but the run's result: the adapter is thrown away.
+Nothing is kept but the run's result: the adapter is thrown away. Apart from `preflight`, which comes before torch.
 """
 
 import shlex
@@ -18,7 +18,8 @@ from lora_tui.engine.training.dataset import TextDataset
 from lora_tui.engine.training.everyday import everyday_examples
 from lora_tui.engine.training.lora import create_lora_model
 from lora_tui.engine.training.rate_probe import probe_rates
-from lora_tui.protocol.rate_probe import STEPS, RatePoint, propose, rate_text
+from lora_tui.protocol.rate_probe import STEPS, RatePoint, propose
+from lora_tui.text import power_text
 
 _KEY = "fine_tuning.optimizer.lora_lr"
 
@@ -44,7 +45,7 @@ async def probe_rate_of(ctx: RunContext, data: ReadResult) -> dict[str, Any]:
         return result
     named = ctx.options.get("train_data_file")
     file = f" --train-data-file {shlex.quote(str(named))}" if named else ""
-    rate = f"--set {_KEY}={rate_text(found.rate)}"
+    rate = f"--set {_KEY}={power_text(found.rate)}"
     return {**result, "commands": [f"lora-tui --run train{file} {rate}{store_flag(ctx.store.path)}"]}
 
 

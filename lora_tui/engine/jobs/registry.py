@@ -1,7 +1,8 @@
 """The registry of jobs: which coroutine runs each mode of ``--run``.
 
-A job is imported when its mode runs, because some bring torch with them: importing this module stays cheap, so that
-the engine can start before the app's first paint. To add a mode, write its job in this package and name it here.
+Small and apart, because importing it has to stay cheap: some jobs bring torch with them, so a job is imported when its
+mode runs, and the engine can start before the app's first paint. To add a mode, write its job in this package and name
+it here.
 """
 
 from lora_tui.engine.runtime.context import Job

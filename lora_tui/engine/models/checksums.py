@@ -5,16 +5,16 @@ go on with it and nobody would know. The form is that of ``sha256sum``, so ``sha
 Without torch: an adapter is checked before that is imported.
 """
 
-import hashlib
 import re
 from collections.abc import Collection
 from pathlib import Path
+
+from lora_tui.files import sha256_of
 
 CHECKSUMS = "SHA256SUMS"
 """The file in a checkpoint's folder."""
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^/\0]+)")
-_BLOCK = 1 << 20
 
 
 class DamagedError(Exception):
@@ -24,7 +24,7 @@ class DamagedError(Exception):
 def write_checksums(folder: Path) -> None:
     """Write ``SHA256SUMS`` over the files that lie in `folder`. Raises `OSError`."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
-    lines = (f"{_sha256(path)}  {path.name}\n" for path in files)
+    lines = (f"{sha256_of(path)}  {path.name}\n" for path in files)
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
@@ -47,7 +47,7 @@ def verify(folder: Path, names: Collection[str] | None = None) -> None:
         path = folder / name
         if not path.is_file():
             raise DamagedError(f"{name} is missing")
-        if _sha256(path) != written[name]:
+        if sha256_of(path) != written[name]:
             raise DamagedError(f"{name} is not as it was written (another SHA-256)")
 
 
@@ -61,11 +61,3 @@ def _read(folder: Path) -> dict[str, str]:
     if not found or len(found) != len(lines) or end:
         raise DamagedError(f"{CHECKSUMS} is damaged")
     return found
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

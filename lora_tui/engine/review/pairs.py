@@ -1,4 +1,4 @@
-"""Review of pairs: accept or reject them whatever their score, edit their text, and undo that.
+"""Review of pairs and of the texts beside them: accept or reject them whatever their score, edit pairs, undo that.
 
 A run that is live writes its file of accepted pairs itself; after a change to one that has ended it is written here.
 Only the run that wrote a path last may write it again: another's file must not come back under its name.
@@ -20,10 +20,11 @@ from lora_tui.errors import LoraTuiError, UsageError
 from lora_tui.protocol.backend import ReviewResult
 from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.scoring.words import question_key
-from lora_tui.store import events, feedback, generation, reviews, runs
+from lora_tui.store import events, feedback, generation, reviews, runs, texts
 from lora_tui.store.connection import Store
 from lora_tui.store.feedback import PERSON
 from lora_tui.store.rows import LIVE_STATES, Decision, DecisionRow, PairRow
+from lora_tui.store.texts import TextVerdict
 from lora_tui.text import count, one_line
 
 _TARGETS = {"accepted": 1.0, "rejected": 0.0}
@@ -166,26 +167,54 @@ async def undo_verdict(store: Store, pair_id: int) -> ReviewResult | None:
     return ReviewResult(message, before.weights, after.weights, scores, (pair_id,))
 
 
+async def override_text(store: Store, text_id: int, verdict: str) -> ReviewResult:
+    """Accept or reject a text; raises `UsageError` for a text or verdict there is not.
+
+    No weights move, since the metrics of a text are the judge's alone.
+    """
+    if verdict not in _TARGETS:
+        raise UsageError(f"A text can be accepted or rejected, not {verdict}.")
+    await runs.mark_interrupted(store)
+    async with store.transaction() as t:
+        row = await texts.get(t, text_id)
+        if row is None:
+            raise UsageError(f"There is no text {text_id} in {t.path}.")
+        what = f"«{one_line(row.title or row.body, _SHOWN)}»"
+        if row.state == verdict:
+            return ReviewResult(f"{verdict.capitalize()} already: {what}.")
+        if row.state == "waiting":
+            raise UsageError(f"{what} is still being judged; accept or reject it after that.")
+        decided = TextVerdict(verdict, row.score, _CAUSE, f"{verdict} {_CAUSE}", row.metrics, row.note)
+        await texts.decide(t, text_id, decided)
+        changed = await texts.get(t, text_id)
+        assert changed is not None, "it was there at the beginning of the transaction"
+        run = await _reviewed_run(t, row.run_id)
+        await _publish(t, run, [texts.text_event(changed)])
+    return ReviewResult(f"{verdict.capitalize()}: {what}." + await _rewrite_and_report(store, run))
+
+
 @dataclass(frozen=True, slots=True)
-class RunOfPair:
-    """The run of a reviewed pair: whether it is live, and the output file that it owned before the change."""
+class ReviewedRun:
+    """The run of what is reviewed: whether it is live, and the output file that it owned before the change."""
 
     run_id: int
     live: bool
     file: Path | None
 
 
-async def _pair_and_run(t: Store, pair_id: int) -> tuple[PairRow, RunOfPair]:
+async def _pair_and_run(t: Store, pair_id: int) -> tuple[PairRow, ReviewedRun]:
     pair = await generation.pair(t, pair_id)
     if pair is None:
         raise UsageError(f"There is no pair {pair_id} in {t.path}.")
-    run_id = await reviews.run_of_pair(t, pair_id)
-    state = await runs.state(t, run_id)
-    live = state in LIVE_STATES
-    return pair, RunOfPair(run_id, live, None if live else await output_file_of_run(t, run_id))
+    return pair, await _reviewed_run(t, await reviews.run_of_pair(t, pair_id))
 
 
-async def _take_override_back(t: Store, run: RunOfPair, override: DecisionRow) -> None:
+async def _reviewed_run(t: Store, run_id: int) -> ReviewedRun:
+    live = await runs.state(t, run_id) in LIVE_STATES
+    return ReviewedRun(run_id, live, None if live else await output_file_of_run(t, run_id))
+
+
+async def _take_override_back(t: Store, run: ReviewedRun, override: DecisionRow) -> None:
     """Restore the decision before an override, and the feedback that belonged to it; the weights are not replayed."""
     restored = await reviews.undo_override(t, override)
     await feedback.withdraw(t, "pair", override.pair_id)
@@ -194,17 +223,24 @@ async def _take_override_back(t: Store, run: RunOfPair, override: DecisionRow) -
     await _store_events(t, run, [override.pair_id], decided_by=None if restored is None else restored.decided_by)
 
 
-async def _store_events(t: Store, run: RunOfPair, pair_ids: Sequence[int], **more: object) -> None:
+async def _store_events(t: Store, run: ReviewedRun, pair_ids: Sequence[int], **more: object) -> None:
     """Store the new state of pairs as events and notify a live run's owner, inside the caller's transaction."""
+    news = list[events.NewEvent]()
     for pair_id in pair_ids:
         pair = await generation.pair(t, pair_id)
         assert pair is not None, "it was there at the beginning of the transaction"
-        await events.insert(t, run.run_id, [generation.pair_event(pair, **more)])
+        news.append(generation.pair_event(pair, **more))
+    await _publish(t, run, news)
+
+
+async def _publish(t: Store, run: ReviewedRun, news: Sequence[events.NewEvent]) -> None:
+    """Insert events and have a live run's owner count anew, inside the caller's transaction."""
+    await events.insert(t, run.run_id, news)
     if run.live:
         await events.add_command(t, run.run_id, "recount")
 
 
-async def _rewrite_and_report(store: Store, run: RunOfPair) -> str:
+async def _rewrite_and_report(store: Store, run: ReviewedRun) -> str:
     """Rewrite the run's output file; returns what there is to say of it, to be put after a sentence."""
     file, problem = await rewrite_file(store, run)
     return f" {file} is written again." if file is not None else f" {problem}" if problem else ""
@@ -268,7 +304,7 @@ def _from_here(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-async def rewrite_file(store: Store, run: RunOfPair) -> tuple[Path | None, str | None]:
+async def rewrite_file(store: Store, run: ReviewedRun) -> tuple[Path | None, str | None]:
     """Rewrite a run's output file; returns its path (None where it is not to be written) and what went wrong.
 
     The owner of a live run does it itself. A run that has no accepted pair left has still written a file: `run.file`.

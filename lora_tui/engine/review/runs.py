@@ -1,4 +1,7 @@
-"""Renaming and deleting runs: apart from `pairs` and `ratings`, since it needs no aggregator and removes folders."""
+"""What people change of a run as a whole: its name, the weights of its topics, and whether it is kept.
+
+Apart from `pairs` and `ratings`, since it needs no aggregator and removes folders.
+"""
 
 import asyncio
 import os
@@ -10,12 +13,13 @@ from pathlib import Path
 from lora_tui.config.models import Training
 from lora_tui.engine.runtime.resume import no_such_run, require_run
 from lora_tui.errors import UsageError
-from lora_tui.store import runs
+from lora_tui.store import events, runs, topics
 from lora_tui.store.connection import Store
 from lora_tui.store.rows import LIVE_STATES
 
 _RUN_FOLDER = re.compile(r"run-\d+(-\d+)?")
 _MAX_NAME = 80
+_MOST_WEIGHT = 8.0
 _ROWS_PER_TRANSACTION = 5000
 """Rows of a table that are deleted in one transaction: other writers wait for a tenth of a second."""
 
@@ -24,6 +28,22 @@ async def rename_run(store: Store, run_id: int, name: str) -> None:
     """Name a run, live or not, in one line of at most 80 characters; raises `UsageError` where it does not exist."""
     await require_run(store, run_id)
     await runs.rename(store, run_id, " ".join(name.split())[:_MAX_NAME].strip())
+
+
+async def weigh_topic(store: Store, run_id: int, number: int, weight: float) -> None:
+    """Set the weight of a topic's quota, 0-8: 0 leaves it out. Raises `UsageError` for one that there is not.
+
+    A live run takes the change over when its owner gets the command ``topics``; one that has ended when it is resumed.
+    """
+    if not 0 <= weight <= _MOST_WEIGHT:
+        raise UsageError(f"A topic's weight is 0 to {_MOST_WEIGHT:g}, not {weight:g}.")
+    async with store.transaction() as t:
+        if all(topic.number != number for topic in await topics.topics_of(t, run_id)):
+            raise UsageError(f"Run {run_id} has no topic {number}.")
+        await topics.set_weight(t, run_id, number, weight)
+        run = await runs.get(t, run_id)
+        if run is not None and run.state in LIVE_STATES:
+            await events.add_command(t, run_id, "topics")
 
 
 async def delete_run(store: Store, run_id: int, *, with_files: bool) -> str:

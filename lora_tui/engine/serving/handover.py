@@ -1,6 +1,6 @@
 """Commands for the servers that bear more than this one: vLLM, and llama.cpp's, with the paths filled in.
 
-They are for a person to copy; nothing here runs them.
+They are for a person to copy; nothing here runs them, which is why it is apart from the job that serves.
 """
 
 import json

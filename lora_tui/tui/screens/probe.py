@@ -7,10 +7,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
-from lora_tui.protocol.rate_probe import STEPS, rate_text, reason_of, smoothed
+from lora_tui.protocol.rate_probe import STEPS, reason_of, smoothed
 from lora_tui.store import runs
 from lora_tui.store.queries.runs import events_of_kinds, newest_event
 from lora_tui.store.rows import LIVE_STATES, Run
+from lora_tui.text import power_text
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.curve import Curve, Series
 from lora_tui.tui.dialogs import Dialog
@@ -106,10 +107,10 @@ class ProbeScreen(Dialog[None]):
         set_title(self.query_one("#probe-box"), f"Learning-rate probe · run {self._run_id}")
         run, says = self._run, self.query_one("#probe-says", Line)
         if run is None or run.state in LIVE_STATES:
-            now = f"step {len(self._rates)} of {STEPS}, rate {rate_text(self._rates[-1])}" if self._rates else phase
+            now = f"step {len(self._rates)} of {STEPS}, rate {power_text(self._rates[-1])}" if self._rates else phase
             says.show(styled(("The rate rises with every step; ", DIM), safe_line(now, 100)))
         elif self._rate is not None and run.result is not None:
-            says.show(styled((f"{rate_text(self._rate)} is proposed", "bold $success"), f": {reason_of(run.result)}"))
+            says.show(styled((f"{power_text(self._rate)} is proposed", "bold $success"), f": {reason_of(run.result)}"))
         else:
             says.show(safe_line(run.error or "The loss did not fall at any rate: none is proposed.", 200, "bold"))
 
@@ -134,7 +135,7 @@ class ProbeScreen(Dialog[None]):
             return
         with self._services.reporting():
             state.settings = with_values(state.settings, {_KEY: rate})
-            self._services.notify(f"Runs from now on train at {rate_text(rate)}; Config (6) saves it.")
+            self._services.notify(f"Runs from now on train at {power_text(rate)}; Config (6) saves it.")
         self.dismiss()
 
     async def action_close(self) -> None:

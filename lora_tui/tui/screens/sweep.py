@@ -9,7 +9,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
 from lora_tui.protocol.backend import ChatTarget
-from lora_tui.protocol.sweep import axis_names, setting_text, varied_names
+from lora_tui.protocol.choice import axis_names, setting_text, varied_names
 from lora_tui.store.queries.sweeps import SweepRow, ranked, sweep_rows
 from lora_tui.text import count, duration
 from lora_tui.tui.actions import AppActions

@@ -1,6 +1,8 @@
 """The topics of a run's folder: how much text each has, how many pairs it got, and how much is asked about it."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from textual import events, on
@@ -10,12 +12,13 @@ from textual.containers import Vertical
 
 from lora_tui.store import topics as store_topics
 from lora_tui.store.queries.runs import RunLine
+from lora_tui.store.rows import TopicRow
+from lora_tui.text import count, one_line
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.screens.base import titled
 from lora_tui.tui.services import AppServices
-from lora_tui.tui.text import DIM, styled
-from lora_tui.tui.views.topics import WEIGHTS, TopicLine, topic_cells, topic_lines, topics_title
+from lora_tui.tui.text import DIM, percent, styled
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import Line, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
@@ -28,9 +31,90 @@ _COLUMNS = (
     Column("proposed", 8, right=True, rank=1),
     Column("weight", 8),
 )
+_WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0)
+"""The weights that the keys of the sheet go through."""
+
+_WORDS = {0.0: "nothing", 0.5: "half", 1.0: "", 2.0: "twice", 4.0: "4 times"}
+
 _SECONDS = 1.0
 _NOTE = "A topic's share of the pairs is that of its text, times its weight."
 _NONE = "This run has no topics: data_generation.diversity was off, or it is of an earlier version."
+
+
+@dataclass(frozen=True, slots=True)
+class TopicLine:
+    """A topic with all beneath it: its depth, passages, share of the pairs (0-1), and its pairs.
+
+    `left_out`: it has the weight 0, or a topic above it has.
+    """
+
+    topic: TopicRow
+    depth: int
+    passages: int
+    share: float
+    accepted: int
+    proposed: int
+    left_out: bool
+
+
+def topic_lines(topics: Sequence[TopicRow], pairs: Mapping[int, tuple[int, int]]) -> list[TopicLine]:
+    """Return the lines of a tree, each topic before those beneath it; `pairs` are accepted and proposed by number."""
+    numbers = {topic.number for topic in topics}
+    beneath: defaultdict[int | None, list[TopicRow]] = defaultdict(list)
+    for topic in topics:
+        beneath[topic.parent if topic.parent in numbers else None].append(topic)
+    found: list[TopicLine] = []
+    sizes: dict[int, float] = {}
+
+    def walk(topic: TopicRow, depth: int, above: float) -> tuple[int, float, int, int]:
+        weight = above * topic.weight
+        place = len(found)
+        found.append(TopicLine(topic, depth, 0, 0.0, 0, 0, weight == 0))
+        passages, size = topic.passages, topic.passages * weight
+        accepted, proposed = pairs.get(topic.number, (0, 0))
+        for child in beneath[topic.number]:
+            own = walk(child, depth + 1, weight)
+            passages, size, accepted, proposed = passages + own[0], size + own[1], accepted + own[2], proposed + own[3]
+        sizes[place] = size
+        found[place] = TopicLine(topic, depth, passages, 0.0, accepted, proposed, weight == 0)
+        return passages, size, accepted, proposed
+
+    total = sum(walk(topic, 0, 1.0)[1] for topic in beneath[None])
+    return [
+        TopicLine(
+            line.topic,
+            line.depth,
+            line.passages,
+            sizes[place] / total if total else 0.0,
+            line.accepted,
+            line.proposed,
+            line.left_out,
+        )
+        for place, line in enumerate(found)
+    ]
+
+
+def topic_cells(line: TopicLine) -> list[tuple[str, str]]:
+    """Return the cells of a topic: name, passages, share of the pairs, accepted, proposed, and its weight in words."""
+    style = "dim" if line.left_out else "strong" if line.depth == 0 else ""
+    name = "  " * line.depth + one_line(line.topic.name, 200)
+    accepted = "good" if line.accepted else "dim" if line.left_out else "warn"
+    words = _WORDS.get(line.topic.weight, f"×{line.topic.weight:g}")
+    return [
+        (name, style),
+        (f"{line.passages:,}", "dim"),
+        ("–" if line.left_out else percent(line.share, 1.0), "dim"),
+        (f"{line.accepted:,}", accepted),
+        (f"{line.proposed:,}", "dim"),
+        ("left out" if line.left_out and line.topic.weight else words, "accent" if words else "dim"),
+    ]
+
+
+def topics_title(lines: Sequence[TopicLine], run_id: int) -> str:
+    """Return the title of the list: how many topics there are, and how many have an accepted pair."""
+    leaves = [line for line in lines if line.topic.passages and not line.left_out]
+    covered = sum(bool(line.accepted) for line in leaves)
+    return f"Topics of run {run_id}: {covered:,} of {count(len(leaves), 'topic')} have a pair" if lines else "Topics"
 
 
 class _TopicList(RowList):
@@ -96,8 +180,8 @@ class TopicsScreen(Dialog[None]):
     async def action_weigh(self, step: int) -> None:
         """Ask more or less about a topic."""
         if (line := self._line) is not None:
-            nearest = min(range(len(WEIGHTS)), key=lambda at: abs(WEIGHTS[at] - line.topic.weight))
-            await self._set(line, WEIGHTS[min(max(0, nearest + step), len(WEIGHTS) - 1)])
+            nearest = min(range(len(_WEIGHTS)), key=lambda at: abs(_WEIGHTS[at] - line.topic.weight))
+            await self._set(line, _WEIGHTS[min(max(0, nearest + step), len(_WEIGHTS) - 1)])
 
     async def action_leave_out(self) -> None:
         """Ask nothing about a topic, or about it again."""

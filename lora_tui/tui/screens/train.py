@@ -28,8 +28,7 @@ from lora_tui.tui.text import styled
 from lora_tui.tui.views import training_text
 from lora_tui.tui.views.reviews import said_words
 from lora_tui.tui.views.runs import PLAN_TITLE
-from lora_tui.tui.views.training import TrainingView
-from lora_tui.tui.views.training_plots import PLOTS, drawn_plot, plot_names, second_plot
+from lora_tui.tui.views.training import PLOTS, TrainingView, drawn_plot, plot_names, second_plot
 from lora_tui.tui.widgets.line_plot import LinePlot
 from lora_tui.tui.widgets.panel import Line, Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from lora_tui.protocol.sweep import axis_names, point_text
+from lora_tui.protocol.choice import axis_names, point_text
 from lora_tui.store.queries.run_figures import RunFigures
 from lora_tui.store.queries.runs import RunLine
 from lora_tui.store.queries.sweeps import point_of

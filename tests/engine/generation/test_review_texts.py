@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_tui.engine.review.texts import override_text
+from lora_tui.engine.review.pairs import override_text
 from lora_tui.errors import UsageError
 from tests.engine.generation.generation_harness import GenerationHarness
 from tests.engine.generation.live_run import on_store

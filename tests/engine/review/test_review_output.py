@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lora_tui.engine.review.pairs import (
-    RunOfPair,
+    ReviewedRun,
     accepted_file,
     accepted_file_with_earlier,
     edit_pair,
@@ -164,7 +164,7 @@ def test_a_run_that_was_taken_up_again_in_the_meantime_is_left_to_its_owner(tmp_
         run_id = await new_run(store, wrote="accepted.txt")
         await make_pair(store, run_id, state="accepted")
         await runs.take_over(store, run_id)
-        return await rewrite_file(store, RunOfPair(run_id, live=False, file=file))
+        return await rewrite_file(store, ReviewedRun(run_id, live=False, file=file))
 
     assert with_store(tmp_path / "store.db", work) == (None, None)
     assert content(file) == "Question: old\nAnswer: old\n"

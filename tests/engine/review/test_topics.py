@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lora_tui.engine.review.topics import weigh_topic
+from lora_tui.engine.review.runs import weigh_topic
 from lora_tui.engine.runtime.engine import Engine
 from lora_tui.errors import UsageError
 from lora_tui.store.connection import Store

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from lora_tui.config.models import Settings
-from lora_tui.protocol.rate_probe import STEPS, rate_text
+from lora_tui.protocol.rate_probe import STEPS
 from lora_tui.store.queries.runs import checkpoints, step_columns
+from lora_tui.text import power_text
 from tests.engine.conftest import EngineHarness
 from tests.engine.tiny import tiny_settings, training_text
 
@@ -35,7 +36,7 @@ def test_a_probe_proposes_a_rate_and_keeps_nothing(harness: EngineHarness) -> No
     assert outcome.state == "finished", outcome
     found = outcome.result
     assert 5e-4 <= found["rate"] <= 3e-2, found
-    rate = rate_text(found["rate"])
+    rate = power_text(found["rate"])
     assert f"lora-tui --run train --set fine_tuning.optimizer.lora_lr={rate} --store " in found["commands"][0]
     events = harness.events(outcome.run_id, "probe")
     assert 20 < len(events) <= STEPS

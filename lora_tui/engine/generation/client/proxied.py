@@ -1,7 +1,7 @@
 """The HTTP client behind a proxy: the one of the official client, which knows every kind of proxy.
 
-It takes a second to load and twenty times the processor time a call of `http1`, so it is taken only where the
-environment names a proxy.
+Apart, since it takes a second to load and twenty times the processor time a call of `http1`: it is taken only where
+the environment names a proxy.
 """
 
 import asyncio

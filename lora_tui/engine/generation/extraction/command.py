@@ -1,7 +1,8 @@
 """Readers that the user names: a command for a suffix (``data_generation.extractors``), whose output is the text.
 
-No shell takes part: the command is split as a shell would split it, ``{file}`` stands for the file, which is put at the
-end where it is missing. The command gets the user's environment without what holds keys, no input, and `DEADLINE`.
+Apart, as each kind of file has a module of its own. No shell takes part: the command is split as a shell would split
+it, ``{file}`` stands for the file, which is put at the end where it is missing. The command gets the user's environment
+without what holds keys, no input, and `DEADLINE`.
 """
 
 import contextlib

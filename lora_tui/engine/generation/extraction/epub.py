@@ -1,6 +1,7 @@
 """Reader of EPUB: the chapters of a book in the order in which they are read, each as the HTML page it is.
 
 Read is what the package's spine names (EPUB 3.3, 5.7); its table of contents and pages beside the text are left out.
+Apart, as each kind of file has a module of its own.
 """
 
 from collections.abc import Mapping
