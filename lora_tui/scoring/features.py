@@ -10,7 +10,7 @@ Pure functions over `words` and `metrics`. Cues are English; in other languages 
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -103,25 +103,6 @@ def answer_features(answer: str, reference: str, question: str = "") -> dict[str
     features["declines"] = float(bool(_DECLINES.search(answer)) and not _DECLINES.search(reference))
     features["empty"] = 0.0
     return features
-
-
-def best_reference(
-    answer: str, references: Iterable[str], question: str, score: Callable[[Mapping[str, float]], float]
-) -> tuple[float, dict[str, float]]:
-    """Return score and features of an answer beside the one of several references that it does best by.
-
-    Raises:
-        ValueError: There is no reference.
-    """
-    best: tuple[float, dict[str, float]] | None = None
-    for reference in dict.fromkeys(references):
-        features = answer_features(answer, reference, question)
-        scored = score(features)
-        if best is None or scored > best[0]:
-            best = scored, features
-    if best is None:
-        raise ValueError("an answer is scored beside at least one reference")
-    return best
 
 
 def _shared_words(ours: _Cut, theirs: _Cut, given: Set[str], new: Sequence[str]) -> dict[str, float]:

@@ -7,7 +7,7 @@ first what teaches most is no random draw: only its random share may come in her
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 
 from lora_tui.scoring.agreement import Interval
 
@@ -66,9 +66,9 @@ def prediction_powered_mean(
     spread = _covariance(pooled, pooled)
     if weight is None and others and spread > 0:
         tuned = min(1.0, max(0.0, _covariance(targets, scores) / ((1 + n / others) * spread)))
-    estimate, variance = _mean(targets), 0.0
+    estimate, variance = fmean(targets), 0.0
     if tuned:
-        estimate += tuned * (_mean(other_scores) - _mean(scores))
+        estimate += tuned * (fmean(other_scores) - fmean(scores))
         variance = tuned**2 * _covariance(other_scores, other_scores) / others
     rest = [y - tuned * f for y, f in zip(targets, scores, strict=True)]
     half = NormalDist().inv_cdf((1 + level) / 2) * math.sqrt(variance + _covariance(rest, rest) / n)
@@ -157,12 +157,8 @@ def _upper_tail(good: int, rated: int, share: float) -> float:
     )
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
 def _covariance(one: Sequence[float], other: Sequence[float]) -> float:
     """Covariance with n - 1 below; 0 for a single pair."""
-    mean_one, mean_other = _mean(one), _mean(other)
+    mean_one, mean_other = fmean(one), fmean(other)
     products = ((x - mean_one) * (y - mean_other) for x, y in zip(one, other, strict=True))
     return math.fsum(products) / max(1, len(one) - 1)

@@ -193,15 +193,6 @@ def _stems_in(passage: str, first: str) -> Set[str]:
     return {porter_stem(word) for word in _said_in(passage)[0] if word[0] == first}
 
 
-def numbers_supported(answer: str, passage: str) -> bool:
-    """Return whether every number of the answer occurs in the passage, compared by value and with its sign.
-
-    "1,000" supports "1000", and "three" supports "3". Digits inside a word ("H2O") belong to that word.
-    """
-    source = tokens(passage)
-    return numbers(tokens(answer)) <= numbers(source) | number_words(source)
-
-
 def likelihood(mean_log_probability: float) -> float:
     """Return the geometric mean probability of a token, the exponential of the mean log-probability, in [0, 1].
 

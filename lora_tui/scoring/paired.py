@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import Literal
 
 from lora_tui.scoring.agreement import Interval
@@ -79,7 +79,7 @@ def compare_paired(
     by_group = len(names) >= LEAST_GROUPS
     units = _units(base, tuned, groups if by_group and groups is not None else range(len(base)))
     wins, losses = sum(change >= TIE for change in differences), sum(change <= -TIE for change in differences)
-    means = (_mean(base), _mean(tuned), _mean(differences))
+    means = (fmean(base), fmean(tuned), fmean(differences))
     drawn: Literal["documents", "questions", "nothing"] = "documents" if by_group else "questions"
     if len(base) < LEAST_QUESTIONS:
         intervals, drawn = [Interval(mean, mean, mean, level) for mean in means], "nothing"
@@ -142,7 +142,3 @@ def _expanded_tail(count: int, level: float) -> float:
     # Cornish-Fisher expansion of Student's quantile (Abramowitz and Stegun 1964, 26.7.5): within 1 % from 3 on.
     t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
     return normal.cdf(-math.sqrt(count / freedom) * t)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

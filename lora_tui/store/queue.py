@@ -7,7 +7,6 @@ that works the queue stopped it in order to leave (``stopped``, with `goes_on`).
 the same transaction, which one process alone can do: each runs exactly once.
 """
 
-import json
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -133,12 +132,6 @@ async def add_group(t: Store, kind: str, plan: Mapping[str, Any]) -> int:
 async def group(store: Store, group_id: int) -> RunGroup | None:
     """Return a group, or None."""
     return await store.one(RunGroup, "SELECT * FROM run_groups WHERE id=?", (group_id,))
-
-
-async def group_points(store: Store, group_id: int) -> dict[int, dict[str, Any]]:
-    """Return what each run of a group sets, by dotted key, in the order in which they were added."""
-    rows = await store.tuples("SELECT run_id, point FROM queue WHERE group_id=? ORDER BY run_id", (group_id,))
-    return {int(run_id): json.loads(point) for run_id, point in rows}
 
 
 async def entries(store: Store) -> list[QueueEntry]:

@@ -20,9 +20,9 @@ from statistics import mean
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation.chunks import split
 from lora_tui.engine.generation.corpus import content_id
-from lora_tui.engine.generation.folder_reader import read_folder
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
+from tests.engine.generation.whole_folder import read_folder
 
 SENTENCE = "A sentence that somebody has put into the document afterwards, at some border or other.\n\n"
 _HEADING = re.compile(r"^#.*\n", re.MULTILINE)

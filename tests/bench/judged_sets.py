@@ -5,7 +5,7 @@ the set), `label` (0-1, of one person or the mean of several).
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +73,22 @@ def feature_rows(records: Records, names: Sequence[str]) -> list[Matrix]:
 def best_rows(rows: Sequence[Matrix], coefficients: Matrix) -> Matrix:
     """Return the row of the reference that each answer does best by, `(answers, names)`."""
     return np.array([beside[int((beside @ coefficients).argmax())] for beside in rows])
+
+
+def best_reference(
+    answer: str, references: Iterable[str], question: str, score: Callable[[Mapping[str, float]], float]
+) -> tuple[float, dict[str, float]]:
+    """Return score and features of an answer beside the one of several references that it does best by.
+
+    Raises:
+        ValueError: There is no reference.
+    """
+    best: tuple[float, dict[str, float]] | None = None
+    for reference in dict.fromkeys(references):
+        features = answer_features(answer, reference, question)
+        scored = score(features)
+        if best is None or scored > best[0]:
+            best = scored, features
+    if best is None:
+        raise ValueError("an answer is scored beside at least one reference")
+    return best

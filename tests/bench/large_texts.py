@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lora_tui.config.generation import DataGeneration
-from lora_tui.engine.generation.folder_reader import read_folder
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from tests.engine.generation.file_makers import docx_file, docx_paragraph, pdf_file
+from tests.engine.generation.whole_folder import read_folder
 
 SENTENCE = "The keeper of the light at Lorvik had a dog, a boat and a stove that smoked. "
 

@@ -28,9 +28,8 @@ import numpy as np
 
 from lora_tui.scoring.aggregator import DEFAULT_LEARNING_RATE, AdaptiveAggregator
 from lora_tui.scoring.agreement import auroc_interval, kappa
-from lora_tui.scoring.features import best_reference
 from lora_tui.scoring.priors import EVALUATION_PRIOR, Prior
-from tests.bench.judged_sets import Matrix, Records, read
+from tests.bench.judged_sets import Matrix, Records, best_reference, read
 from tests.bench.score_prior import derive
 
 Metrics = dict[str, float]

@@ -169,9 +169,8 @@ def attacks(records: Sequence[dict[str, Any]], each: int, seed: int = 1) -> dict
 def main() -> None:
     """Make the changes and print how the score takes them."""
     from lora_tui.scoring.aggregator import AdaptiveAggregator
-    from lora_tui.scoring.features import best_reference
     from lora_tui.scoring.priors import EVALUATION_PRIOR
-    from tests.bench.judged_sets import read
+    from tests.bench.judged_sets import best_reference, read
     from tests.bench.score_prior import derive  # which makes its comparisons with this module
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -20,10 +20,9 @@ from lora_tui.engine.review.aggregators import EVALUATION, PRIORS
 from lora_tui.engine.review.agreement import statistics_of
 from lora_tui.scoring.aggregator import DEFAULT_LEARNING_RATE, AdaptiveAggregator
 from lora_tui.scoring.agreement import auroc
-from lora_tui.scoring.features import best_reference
 from lora_tui.scoring.guarantee import precision_bound
 from lora_tui.store.queries.ratings import RatingRow
-from tests.bench.judged_sets import Records, read
+from tests.bench.judged_sets import Records, best_reference, read
 
 _OTHERS = 400
 _PRECISION = 0.8

@@ -16,13 +16,13 @@ from lora_tui.engine.generation.chunks import split
 from lora_tui.engine.generation.encodings import decode, mended
 from lora_tui.engine.generation.extraction.blocks import UnusableFile
 from lora_tui.engine.generation.extraction.worker import TextExtractor, extract_here
-from lora_tui.engine.generation.folder_reader import read_folder
 from lora_tui.errors import UsageError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import source_lines
 from tests.campaign.scenario import Try, scenario
 from tests.engine.generation.file_makers import damaged, docx_file, docx_paragraph, pdf_file
+from tests.engine.generation.whole_folder import read_folder
 
 _WORDS = (
     "the keeper of “Lorvik” light’s dog – 40 € naïve Größe has a boat and 3.5 metres of rope, a mast. A quay!".split()

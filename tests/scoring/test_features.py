@@ -3,8 +3,9 @@ import random
 import pytest
 
 from lora_tui.scoring.aggregator import AdaptiveAggregator
-from lora_tui.scoring.features import answer_features, best_reference
+from lora_tui.scoring.features import answer_features
 from lora_tui.scoring.priors import AGREEMENT, CONTRADICTION, EVALUATION_PRIOR
+from tests.bench.judged_sets import best_reference
 
 WORDS = (
     "Paris, or not 1,889 the 12 mill; Anna's said wrong — 巴黎 café \n - is/are [b] \x1b[31m ½ ٣ 🐝 actually no".split(

@@ -35,8 +35,6 @@ from lora_tui.scoring.metrics import agreement
 from lora_tui.store import chat_log
 from lora_tui.store.connection import Store
 
-_log = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -407,7 +405,7 @@ def _read_int8(model: PreTrainedModel | PeftModel) -> None:
     if isinstance(found, FastModel):
         found.read_int8()
     else:
-        _log.warning("fine_tuning.chat.int8 has no effect: the model has %s", found)
+        log.warning("fine_tuning.chat.int8 has no effect: the model has %s", found)
 
 
 async def _with_adapter(

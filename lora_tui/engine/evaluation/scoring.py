@@ -6,9 +6,9 @@ how many controls were kept. Otherwise a model that has learned nothing would ha
 The same function scores a model in training, a finished adapter and the bare base model, so their numbers compare.
 """
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -96,17 +96,13 @@ def summarize(samples: Sequence[ScoredSample]) -> EvaluationResult:
     controls = [sample for sample in samples if sample.is_control]
     scored = [sample for sample in samples if not sample.is_control] or controls
     return EvaluationResult(
-        score=_mean([sample.score for sample in scored]),
-        metrics={name: _mean([sample.metrics[name] for sample in scored]) for name in scored[0].metrics},
+        score=fmean([sample.score for sample in scored]),
+        metrics={name: fmean([sample.metrics[name] for sample in scored]) for name in scored[0].metrics},
         samples=tuple(samples),
         controls=len(controls),
         controls_kept=sum(sample.score >= 1.0 for sample in controls),
-        overall=_mean([sample.score for sample in samples]),
+        overall=fmean([sample.score for sample in samples]),
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 def _metrics(

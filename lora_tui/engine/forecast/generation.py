@@ -31,8 +31,7 @@ from lora_tui.config.addresses import OPENAI_URL
 from lora_tui.config.generation import DataGeneration
 from lora_tui.config.models import Settings
 from lora_tui.config.prices import LISTED, token_prices
-from lora_tui.engine.data.survey import estimate_tokens
-from lora_tui.engine.forecast.texts import forecast_texts
+from lora_tui.engine.forecast.texts import forecast_texts, prompt_tokens
 from lora_tui.engine.forecast.types import Estimate
 from lora_tui.engine.generation import documents
 from lora_tui.engine.generation.canaries import KNOWN_PAIRS, JudgeCheck
@@ -42,7 +41,7 @@ from lora_tui.engine.generation.endpoint_memory import PairTokens, known_checks,
 from lora_tui.engine.generation.generation_model import PairRequest, ProposedPair, Slot
 from lora_tui.engine.generation.ledger import ANALYSES_FREE, ANALYSES_SHARE
 from lora_tui.engine.generation.planner import TOKENS_PER_PAIR, pairs_by_call
-from lora_tui.engine.generation.prompts import Message, Prompts
+from lora_tui.engine.generation.prompts import Prompts
 from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.errors import LoraTuiError
 from lora_tui.text import count, dollars, one_line
@@ -237,16 +236,16 @@ def _cost(
     write_prompt = prompts.propose(PairRequest("", slot, max(1, round(pairs)), (), (), ()))
     judge_prompt = prompts.judge("", ProposedPair("", "", "", ""))
     answer = min(data.evaluation.max_tokens, _JUDGEMENT_TOKENS)
-    check = sum(_prompt_tokens(prompts.judge(one.passage, one.pair)) for one in KNOWN_PAIRS) / len(KNOWN_PAIRS)
+    check = sum(prompt_tokens(prompts.judge(one.passage, one.pair)) for one in KNOWN_PAIRS) / len(KNOWN_PAIRS)
     judging = (
-        judge * (_prompt_tokens(judge_prompt) + passage + _JUDGED_PAIR_TOKENS) + checked * check,
+        judge * (prompt_tokens(judge_prompt) + passage + _JUDGED_PAIR_TOKENS) + checked * check,
         (judge + checked) * answer,
     )
     writing = (
-        write * (_prompt_tokens(write_prompt) + passage),
+        write * (prompt_tokens(write_prompt) + passage),
         write * min(data.generation.max_tokens, TOKENS_PER_PAIR * pairs),
     )
-    asking, answering = _prompt_tokens(prompts.analyse("")) + _STATISTICS_TOKENS, data.batch_analysis.max_tokens
+    asking, answering = prompt_tokens(prompts.analyse("")) + _STATISTICS_TOKENS, data.batch_analysis.max_tokens
     share = ANALYSES_SHARE * (sum(writing) + sum(judging))
     asked = min(analyse, (ANALYSES_FREE + share) / (asking + answering))
     texts = forecast_texts(data, passage)
@@ -266,7 +265,7 @@ def _measured_cost(data: DataGeneration, earlier: PairTokens, checked: int) -> t
         (name, pairs * sent, pairs * written, pairs * cached)
         for name, (sent, written, cached) in earlier.by_model.items()
     ]
-    check = sum(_prompt_tokens(Prompts("-").judge(one.passage, one.pair)) for one in KNOWN_PAIRS) / len(KNOWN_PAIRS)
+    check = sum(prompt_tokens(Prompts("-").judge(one.passage, one.pair)) for one in KNOWN_PAIRS) / len(KNOWN_PAIRS)
     used_by.append((data.judges[0], checked * check, float(checked * _JUDGEMENT_TOKENS), 0.0))
     return _estimates(data, used_by, f"as the last {count(earlier.pairs, 'pair')} took")
 
@@ -296,7 +295,3 @@ def _unknown(problem: str) -> Estimate:
 def _tokens_of(file: Candidate, chunk_tokens: int) -> int:
     """Return the tokens of a file of plain text; of others the size says little, and a whole passage is assumed."""
     return max(1, file.bytes // 4) if file.path.suffix.lower() in documents.NATIVE else chunk_tokens
-
-
-def _prompt_tokens(messages: Sequence[Message]) -> int:
-    return sum(estimate_tokens(message["content"]) for message in messages)

@@ -4,6 +4,7 @@ Apart from `generation`, which adds them to those of the pairs. A document is ta
 summary a third of it, a conversation as long as the passage again; a wording is as long as a pair.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lora_tui.config.generation import DataGeneration
@@ -40,10 +41,10 @@ def forecast_texts(data: DataGeneration, passage: float) -> TextForecast:
     sent = written = 0.0
     prompts = TextPrompts("-")
     pair = KnownPair(0, "", "", "")
-    judge_prompt = _tokens(prompts.judge("", ProposedPair("", "", "", "")))
+    judge_prompt = prompt_tokens(prompts.judge("", ProposedPair("", "", "", "")))
     for form, number in wanted.items():
         request = TextRequest(form, "", "a topic", (pair,), 0, max(1, data.mix.phrasings))
-        prompt = _tokens(prompts.write(request)) + passage
+        prompt = prompt_tokens(prompts.write(request)) + passage
         if form == PHRASING:
             calls, prompt = data.total_examples, prompt + _PAIR_TOKENS
             length = float(min(TOKENS_PER_PAIR, _PAIR_TOKENS + 50))
@@ -58,5 +59,6 @@ def forecast_texts(data: DataGeneration, passage: float) -> TextForecast:
     return TextForecast(writing, judging, sent, written)
 
 
-def _tokens(messages: list[Message]) -> int:
+def prompt_tokens(messages: Sequence[Message]) -> int:
+    """Return how many tokens a prompt has, about."""
     return sum(estimate_tokens(message["content"]) for message in messages)

@@ -52,11 +52,6 @@ def near_duplicate_rate(questions: Sequence[str]) -> float:
     return float(np.mean(similarities(questions).max(axis=1) >= ALIKE - 1e-9))
 
 
-def mean_resemblance(questions: Sequence[str]) -> float:
-    """Return the mean similarity of each question to the one that is most like it, 0-1."""
-    return float(np.mean(similarities(questions).max(axis=1))) if len(questions) > 1 else 0.0
-
-
 def similarities(questions: Sequence[str]) -> NDArray[np.float32]:
     """Return the Jaccard similarity of every two questions' character 5-grams (n, n), 0 on the diagonal."""
     places: dict[str, int] = {}

@@ -264,23 +264,6 @@ def reading_order(candidates: Sequence[Candidate], first: Callable[[Candidate], 
     return sorted((candidates[turn * step % number] for turn in range(number)), key=first)
 
 
-async def read_folder(
-    store: Store,
-    run_id: int,
-    chosen: DataGeneration,
-    warn: Callable[[str], None],
-    progress: Callable[[int, int], None],
-    sent_to: str | None = None,
-) -> Corpus:
-    """Read every file of the input folder into the store and return the corpus. Raises as `FolderReader.open` does."""
-    with await FolderReader.open(store, run_id, chosen, warn, sent_to) as reader:
-        await reader.read_first(progress)
-        while not reader.corpus.is_whole:
-            reader.corpus.add(await reader.read_batch())
-            progress(reader.done, reader.total)
-        return reader.corpus
-
-
 def _passages(document: Document, chunking: str, size: int, overlap: int) -> list[ChunkRow]:
     return [
         ChunkRow(

@@ -224,7 +224,7 @@ class RemoteWriter:
             prompt, sampling = writing_prompt(begun.begun), {"temperature": temperature}
             asked = CompletionRequest(self._chosen.model, prompt, _QUESTION_TOKENS, sampling, ("\n", "?"))
             reply = await self._calls.complete(asked, call)
-            end = "" if reply.finish_reason == "length" else "?"  # what ends a completion is not part of it
+            end = "" if reply.is_cut_off else "?"  # what ends a completion is not part of it
             found = begun.finished(f" {reply.text.split('?')[0]}{end}", request.slot.topic)
             if isinstance(found, ProposedPair):
                 return found
@@ -307,16 +307,12 @@ def _forms(names: Sequence[str]) -> Iterator[ReplyForm]:
 
 
 def _read_pairs(reply: ChatReply) -> Proposals:
-    return parse_pairs(reply.text, cut_off=_is_cut_off(reply))
+    return parse_pairs(reply.text, cut_off=reply.is_cut_off)
 
 
 def _read_sentence_pair(sentence: str, topic: str, reply: ChatReply) -> ProposedPair:
-    return read_sentence_pair(reply.text, sentence, topic, cut_off=_is_cut_off(reply))
+    return read_sentence_pair(reply.text, sentence, topic, cut_off=reply.is_cut_off)
 
 
 def _read_pair(reply: ChatReply) -> tuple[str, str]:
-    return parse_question_and_answer(reply.text, cut_off=_is_cut_off(reply))
-
-
-def _is_cut_off(reply: ChatReply) -> bool:
-    return reply.finish_reason == "length"
+    return parse_question_and_answer(reply.text, cut_off=reply.is_cut_off)

@@ -71,7 +71,7 @@ class MalformedReply(Exception):  # noqa: N818  # a finding about one reply
 
 def fault_of_reply(reply: ChatReply, problem: str) -> tuple[AttemptStatus, str]:
     """Return the status of an unusable reply and the reason; `problem` is why it is malformed, if it is."""
-    if reply.finish_reason == "length":
+    if reply.is_cut_off:
         return "truncated", f"the reply was cut off after {reply.usage.completion_tokens} tokens"
     if reply.finish_reason == "content_filter" or (reply.refusal and not reply.text):
         return "filtered", f"the endpoint withheld the reply ({reply.refusal or 'content filter'})"

@@ -32,13 +32,11 @@ from lora_tui.engine.models.adapter_source import AdapterSource
 from lora_tui.engine.models.adapters import load_adapter
 from lora_tui.engine.models.base_model import load_base
 from lora_tui.engine.review.aggregators import EVALUATION, evaluation_aggregator
-from lora_tui.engine.review.agreement import RatingStatistics, rating_statistics
+from lora_tui.engine.review.agreement import RatingStatistics, estimate_of, rating_statistics
 from lora_tui.engine.runtime.context import RunContext, progress_events
 from lora_tui.errors import UsageError
-from lora_tui.protocol.agreement import Estimate
 from lora_tui.protocol.comparison import WORST, ComparedAnswer, HeldOutComparison
 from lora_tui.scoring.aggregator import AdaptiveAggregator
-from lora_tui.scoring.agreement import Interval
 from lora_tui.scoring.paired import compare_paired
 from lora_tui.store.connection import Store
 from lora_tui.store.training import evaluations, passed_over
@@ -229,18 +227,15 @@ def _compare(
         for before, after, document in zip(base.samples, tuned.samples, questions.documents, strict=True)
     ]
 
-    def estimate(interval: Interval) -> Estimate:
-        return Estimate(interval.estimate, interval.low, interval.high)
-
     return HeldOutComparison(
         questions=found.questions,
         of=questions.of,
         documents=found.groups,
         whole_documents=questions.whole_documents,
         drawn=found.drawn,
-        base=estimate(found.base),
-        tuned=estimate(found.tuned),
-        difference=estimate(found.difference),
+        base=estimate_of(found.base),
+        tuned=estimate_of(found.tuned),
+        difference=estimate_of(found.difference),
         wins=found.wins,
         ties=found.ties,
         losses=found.losses,

@@ -16,10 +16,9 @@ from lora_tui.engine.evaluation.held_out import HeldOutQuestions
 from lora_tui.engine.evaluation.prompts import TestPrompt
 from lora_tui.engine.evaluation.scoring import EvaluationResult
 from lora_tui.engine.models.adapter_source import AdapterSource
+from lora_tui.engine.review.agreement import estimate_of
 from lora_tui.engine.runtime.context import RunContext
-from lora_tui.protocol.agreement import Estimate
 from lora_tui.protocol.knowledge import KNOWN, KnowledgeAnswer, KnowledgeTest
-from lora_tui.scoring.agreement import Interval
 from lora_tui.scoring.paired import compare_paired
 from lora_tui.text import question_of
 
@@ -92,13 +91,13 @@ class KnowledgeRun:
             questions=len(answers),
             of=self.questions.of,
             documents=len(self.questions.names),
-            tuned=_estimate(gained.tuned),
-            base=_estimate(gained.base),
-            in_view=_estimate(reading.tuned),
+            tuned=estimate_of(gained.tuned),
+            base=estimate_of(gained.base),
+            in_view=estimate_of(reading.tuned),
             tuned_known=_known(scores["tuned"]),
             base_known=_known(scores["base"]),
             in_view_known=_known(scores["in_view"]),
-            gain=_estimate(gained.difference),
+            gain=estimate_of(gained.difference),
             verdict=gained.verdict,
             drawn=gained.drawn,
             answers=tuple(sorted(answers, key=lambda one: one.score)[:MOST_SHOWN]),
@@ -112,7 +111,3 @@ def _questions_of(source: AdapterSource) -> list[KnowledgeQuestion]:
 
 def _known(scores: Sequence[float]) -> int:
     return sum(score >= KNOWN for score in scores)
-
-
-def _estimate(interval: Interval) -> Estimate:
-    return Estimate(interval.estimate, interval.low, interval.high)

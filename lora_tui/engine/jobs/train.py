@@ -422,12 +422,6 @@ class _TrainingRun:
         content = json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
         (target / ADAPTER_METADATA).write_text(content, encoding="utf-8")
 
-    def _people(self) -> Estimate | None:
-        """The mean that people would give the answers of the newest evaluation."""
-        if self.ratings is None or self.evaluation is None:
-            return None
-        return self.ratings.mean([answer.score for answer in self.evaluation.samples if answer.kind == "expected"])
-
     def summary(self, result: TrainingResult) -> dict[str, Any]:
         """The run's result, as the store keeps it."""
         return {

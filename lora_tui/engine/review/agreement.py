@@ -85,11 +85,11 @@ class RatingStatistics:
             return counted
         return replace(
             counted,
-            auroc=_estimate(found.auroc),
+            auroc=estimate_of(found.auroc),
             kappa=found.kappa,
             accuracy=found.accuracy,
             calibration_error=found.calibration_error,
-            curve=tuple(ReliabilityPoint(held.score, _estimate(held.good), held.count) for held in found.curve),
+            curve=tuple(ReliabilityPoint(held.score, estimate_of(held.good), held.count) for held in found.curve),
         )
 
     @property
@@ -112,7 +112,7 @@ class RatingStatistics:
         ]
         known = [target for target, _ in drawn], [score for _, score in drawn]
         mean = prediction_powered_mean(*known, scores, weight=1.0)
-        return None if mean is None else _estimate(mean)
+        return None if mean is None else estimate_of(mean)
 
     def threshold_for(self, precision: float) -> Guarantee | None:
         """Return the lowest threshold that promises a precision (0-1, neither end), None where none does."""
@@ -215,7 +215,7 @@ async def pairs_agreement(store: Store, run_id: int) -> ScoreAgreement:
     )
     return replace(
         statistics.agreement,
-        mean=None if share is None else _estimate(share),
+        mean=None if share is None else estimate_of(share),
         guarantee=_guarantee_of_run(float(threshold), [target for target, _ in rated]),
         thresholds=statistics.thresholds(),
     )
@@ -242,5 +242,6 @@ async def answers_agreement(store: Store, run_id: int) -> ScoreAgreement:
     return replace(statistics.agreement, means={key: mean for key, mean in means.items() if mean is not None})
 
 
-def _estimate(interval: Interval) -> Estimate:
+def estimate_of(interval: Interval) -> Estimate:
+    """Return an interval as both sides know it."""
     return Estimate(interval.estimate, interval.low, interval.high)

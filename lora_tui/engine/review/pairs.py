@@ -33,11 +33,6 @@ _NOUNS = {"accepted": "acceptance", "rejected": "rejection"}
 _SHOWN = 60
 
 
-async def override_pair(store: Store, pair_id: int, verdict: str) -> ReviewResult:
-    """Accept or reject one pair, as `override_pairs`."""
-    return await override_pairs(store, [pair_id], verdict)
-
-
 async def override_pairs(
     store: Store, pair_ids: Sequence[int], verdict: str, *, asked: str = feedback.FREE
 ) -> ReviewResult:

@@ -11,6 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal, Vertical, VerticalScroll
 from textual.content import Content
+from textual.dom import DOMNode
 from textual.widgets import Static
 
 from lora_tui.store import runs, training
@@ -28,7 +29,7 @@ from lora_tui.tui.views.run_list import MARKS
 from lora_tui.tui.views.runs import differences
 from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.key_hints import KeyHints
-from lora_tui.tui.widgets.line_plot import LinePlot
+from lora_tui.tui.widgets.line_plot import PLOT_KEYS, LinePlot
 from lora_tui.tui.widgets.panel import set_title
 
 _STYLES = ("first", "second", "third", "level")
@@ -38,9 +39,6 @@ _LEAST_LOSS = 0.05
 _OF_UNIT = {"step": "by step", "examples": "by examples seen", "tokens": "by tokens seen", "time": "by time"}
 _LOSS, _SCORE, _HELD_OUT, _RATE, _SPEED = "Loss", "Score", "Loss on held-out examples", "Learning rate", "Tokens/s"
 _KEY = 24
-_KEYS = {"cursor": "read out", "zoom": "zoom", "plot": "next", "unit": "x axis"}
-"""Actions of the screen around it that the plot's border names the keys of."""
-
 _WIDE_ANSWER = 40
 """Columns of an answer from which the runs' answers stand beside each other."""
 
@@ -125,7 +123,7 @@ class Comparison(Container):
         decimals = 2 if self._shown == _SCORE else None
         self.plot.show(series, unit=self._unit, limits=limits, least_height=least, decimals=decimals)
         box = self.query_one("#compare-plot-box")
-        set_title(box, f"{self._shown} {_OF_UNIT[self._unit]}", keys_line(self.screen, _KEYS))
+        set_title(box, f"{self._shown} {_OF_UNIT[self._unit]}", keys_line(self.screen, PLOT_KEYS))
 
     def _draw_settings(self) -> None:
         if self._rows:
@@ -222,7 +220,36 @@ class Comparison(Container):
         self.set_class(True, f"-part-{_PARTS[self._part]}")
 
 
-class CompareScreen(Dialog[None]):
+class ComparisonKeys(DOMNode):
+    """The actions of a screen around a `Comparison`, for its keys."""
+
+    def action_plot(self) -> None:
+        """Show the next curves."""
+        self.query_one(Comparison).next_plot()
+
+    def action_unit(self) -> None:
+        """Plot over the next unit."""
+        self.query_one(Comparison).next_unit()
+
+    def action_cursor(self, by: int) -> None:
+        """Move the plot's cursor."""
+        self.query_one(Comparison).plot.move_cursor(by)
+
+    def action_zoom(self) -> None:
+        """Magnify the plot around its cursor."""
+        self.query_one(Comparison).plot.zoom()
+
+    def action_part(self) -> None:
+        """Show the next part in a small terminal."""
+        self.query_one(Comparison).next_part()
+
+    def action_log(self) -> None:
+        """Switch between a linear and a logarithmic axis."""
+        plot = self.query_one(Comparison).plot
+        plot.set_log(not plot.log_scale)
+
+
+class CompareScreen(Dialog[None], ComparisonKeys):
     """Sheet that compares the runs that were marked, over the whole screen."""
 
     LESSON = "07-overfitting-and-early-stopping"
@@ -249,36 +276,7 @@ class CompareScreen(Dialog[None]):
             yield Comparison(self._services)
             yield KeyHints()
 
-    @property
-    def _comparison(self) -> Comparison:
-        return self.query_one(Comparison)
-
     async def on_mount(self) -> None:
         """Read the runs and show all of it."""
         if (store := self._services.reader.store) is not None:
-            await self._comparison.show(store, self._chosen)
-
-    def action_plot(self) -> None:
-        """Show the next curves."""
-        self._comparison.next_plot()
-
-    def action_unit(self) -> None:
-        """Plot over the next unit."""
-        self._comparison.next_unit()
-
-    def action_cursor(self, by: int) -> None:
-        """Move the plot's cursor."""
-        self._comparison.plot.move_cursor(by)
-
-    def action_zoom(self) -> None:
-        """Magnify the plot around its cursor."""
-        self._comparison.plot.zoom()
-
-    def action_part(self) -> None:
-        """Show the next part in a small terminal."""
-        self._comparison.next_part()
-
-    def action_log(self) -> None:
-        """Switch between a linear and a logarithmic axis."""
-        plot = self._comparison.plot
-        plot.set_log(not plot.log_scale)
+            await self.query_one(Comparison).show(store, self._chosen)

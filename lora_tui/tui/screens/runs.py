@@ -19,7 +19,7 @@ from lora_tui.text import count
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Choice, ChoiceDialog, TextDialog
 from lora_tui.tui.screens.base import ModeScreen, keys_line, titled
-from lora_tui.tui.screens.compare import CompareScreen, Comparison
+from lora_tui.tui.screens.compare import CompareScreen, Comparison, ComparisonKeys
 from lora_tui.tui.screens.probe import ProbeScreen
 from lora_tui.tui.screens.queue import QueueActions
 from lora_tui.tui.screens.report import ReportScreen
@@ -39,7 +39,7 @@ _SEARCH_DELAY = 0.15
 _OF_A_RUN = "mark rename copy resume stop talk export rate report delete move sweep".split()  # of the row at hand
 
 
-class RunsScreen(ModeScreen):
+class RunsScreen(ModeScreen, ComparisonKeys):
     """The mode with the list of runs."""
 
     CSS_PATH = "runs.tcss"
@@ -275,33 +275,6 @@ class RunsScreen(ModeScreen):
     def _search_entered(self) -> None:
         self._search()
         self.query_one(RowList).focus()
-
-    # What is compared
-
-    def action_plot(self) -> None:
-        """Show the next curves of the comparison."""
-        self.query_one(Comparison).next_plot()
-
-    def action_unit(self) -> None:
-        """Plot over the next unit."""
-        self.query_one(Comparison).next_unit()
-
-    def action_part(self) -> None:
-        """Show the next part of the comparison in a small terminal."""
-        self.query_one(Comparison).next_part()
-
-    def action_zoom(self) -> None:
-        """Magnify the plot around its cursor."""
-        self.query_one(Comparison).plot.zoom()
-
-    def action_log(self) -> None:
-        """Switch between a linear and a logarithmic axis."""
-        plot = self.query_one(Comparison).plot
-        plot.set_log(not plot.log_scale)
-
-    def action_cursor(self, by: int) -> None:
-        """Move the plot's cursor."""
-        self.query_one(Comparison).plot.move_cursor(by)
 
     # Keys
 

@@ -15,7 +15,7 @@ from lora_tui.text import count, duration
 from lora_tui.tui.actions import AppActions
 from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.screens.base import titled
-from lora_tui.tui.screens.compare import Comparison
+from lora_tui.tui.screens.compare import Comparison, ComparisonKeys
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import number
 from lora_tui.tui.theme import state_label
@@ -31,7 +31,7 @@ _SECONDS = 2.0
 """How often the table is read anew while it is open."""
 
 
-class SweepScreen(Dialog[None]):
+class SweepScreen(Dialog[None], ComparisonKeys):
     """Sheet with the runs of a sweep over the whole screen."""
 
     LESSON = "03-hyper-parameters"
@@ -139,19 +139,3 @@ class SweepScreen(Dialog[None]):
         run = self._services.state.run(self._run_id)
         if run is not None and run.folder is not None:
             self._actions.ask_export(run)
-
-    def action_plot(self) -> None:
-        """Show the next curves."""
-        self.query_one(Comparison).next_plot()
-
-    def action_unit(self) -> None:
-        """Plot over the next unit."""
-        self.query_one(Comparison).next_unit()
-
-    def action_cursor(self, by: int) -> None:
-        """Move the plot's cursor."""
-        self.query_one(Comparison).plot.move_cursor(by)
-
-    def action_part(self) -> None:
-        """Show the next part in a small terminal."""
-        self.query_one(Comparison).next_part()

@@ -29,7 +29,7 @@ from lora_tui.tui.views import training_text
 from lora_tui.tui.views.reviews import said_words
 from lora_tui.tui.views.runs import PLAN_TITLE
 from lora_tui.tui.views.training import PLOTS, TrainingView, drawn_plot, plot_names, second_plot
-from lora_tui.tui.widgets.line_plot import LinePlot
+from lora_tui.tui.widgets.line_plot import PLOT_KEYS, LinePlot
 from lora_tui.tui.widgets.panel import Line, Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
 
@@ -48,8 +48,6 @@ _ANSWER_COLUMNS = (
 _PLOT_SECONDS = 0.5
 _CLOCK_SECONDS = 1.0
 """How often the device's load is measured and the clock drawn: training has better uses for the time."""
-_PLOT_KEYS = {"cursor": "read out", "zoom": "zoom", "plot": "next", "unit": "x axis"}
-"""Actions that the plot's border names the keys of."""
 
 
 class TrainScreen(RunScreen):
@@ -275,7 +273,7 @@ class TrainScreen(RunScreen):
 
     def _draw_plots(self, view: TrainingView) -> None:
         self._draw_plot(view, self.query_one("#plot", LinePlot), self._plot)
-        set_title(self.query_one("#plot-box"), PLOTS[self._plot], keys_line(self, _PLOT_KEYS))
+        set_title(self.query_one("#plot-box"), PLOTS[self._plot], keys_line(self, PLOT_KEYS))
         second = second_plot(view, self._plot)
         self._draw_plot(view, self.query_one("#second", LinePlot), second)
         set_title(self.query_one("#second-box"), PLOTS[second])

@@ -18,6 +18,9 @@ from textual.widget import Widget
 from lora_tui.tui.axes import UNIT_NAMES, Frame, Unit, fit_frame, number_label, tick_labels, ticks, unit_label
 from lora_tui.tui.curve import Canvas, Series, draw_level, draw_line, draw_points
 
+PLOT_KEYS = {"cursor": "read out", "zoom": "zoom", "plot": "next", "unit": "x axis"}
+"""Actions of the screen around a plot that its border names the keys of."""
+
 _LEAST_LABEL = 5
 """Terminal cells for the labels of y, at least; two more are for the axis."""
 

@@ -13,7 +13,7 @@ import torch
 
 from lora_tui.engine.generation import builtin_model
 from lora_tui.engine.generation.builtin_model import BuiltinModel
-from lora_tui.engine.generation.diversity import mean_resemblance, opening_of
+from lora_tui.engine.generation.diversity import opening_of, similarities
 from lora_tui.engine.generation.generation_model import (
     UNSTEERED,
     CallFailed,
@@ -166,6 +166,6 @@ def test_questions_that_resemble_each_other_come_last(base: BaseModel, monkeypat
         for _ in range(4):
             asked = replace(request(1), steering=steering)
             questions += [pair.question for pair in (await model.propose(asked, UnrecordedCall())).pairs]
-        return mean_resemblance(questions)
+        return float(similarities(questions).max(axis=1).mean())
 
     assert asyncio.run(rate(Steering())) <= asyncio.run(rate(UNSTEERED))

@@ -7,12 +7,12 @@ import pytest
 
 from lora_tui.config.generation import DataGeneration
 from lora_tui.engine.generation.corpus import Corpus, title_of
-from lora_tui.engine.generation.folder_reader import read_folder
 from lora_tui.errors import LoraTuiError
 from lora_tui.store import generation as store_generation
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import source_lines
+from tests.engine.generation.whole_folder import read_folder
 
 
 def read(folder: Path, warnings: list[str] | None = None, sent_to: str | None = None, size: int = 40) -> Corpus:

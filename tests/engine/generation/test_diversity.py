@@ -8,7 +8,6 @@ from lora_tui.engine.generation.diversity import (
     crowded_openings,
     crowded_words,
     distinct_2,
-    mean_resemblance,
     near_duplicate_rate,
     question_entropy,
     similarities,
@@ -25,7 +24,6 @@ def test_similarities_are_those_of_every_two_questions() -> None:
         for j, other in enumerate(ALIKE):
             assert found[i, j] == pytest.approx(0 if i == j else jaccard(grams(one), grams(other)), abs=1e-6)
     assert near_duplicate_rate(ALIKE) == pytest.approx(2 / 3)
-    assert mean_resemblance(ALIKE[:1]) == 0
 
 
 def test_the_same_again_has_less_entropy_and_fewer_distinct_pairs_of_words() -> None:

@@ -14,10 +14,10 @@ from lora_tui.config.load import load_settings
 from lora_tui.engine.generation.corpus import Corpus
 from lora_tui.engine.generation.extraction.blocks import UnusableFile
 from lora_tui.engine.generation.extraction.command import command_text
-from lora_tui.engine.generation.folder_reader import read_folder
 from lora_tui.errors import ConfigError
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
+from tests.engine.generation.whole_folder import read_folder
 
 
 def script(folder: Path, body: str) -> str:

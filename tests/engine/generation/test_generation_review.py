@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lora_tui.engine.jobs.generate import generate
-from lora_tui.engine.review.pairs import edit_pair, override_pair, undo
+from lora_tui.engine.review.pairs import edit_pair, undo
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.protocol.backend import ReviewResult
 from lora_tui.store import events, generation
@@ -19,6 +19,7 @@ from tests.engine.generation.generation_harness import GenerationHarness
 from tests.engine.generation.live_run import LiveRun, live_run, on_store, wait_for
 from tests.engine.generation.test_generation_resume import between_pair
 from tests.engine.generation.test_generation_run import check_the_books
+from tests.engine.review.one_pair import override_pair
 from tests.openai_server import made_up_text
 
 JUDGED_NOW = "SELECT tasks.pair_id FROM attempts JOIN tasks ON tasks.id = task_id WHERE kind='judge' AND status='sent'"

@@ -10,11 +10,11 @@ import pytest
 
 from lora_tui.engine.generation.generation_model import Judgement
 from lora_tui.engine.generation.panel import APART, Opinion, agreeing, combine
-from lora_tui.engine.review.pairs import override_pair
 from lora_tui.scoring.judge import DIMENSIONS
 from lora_tui.scoring.priors import JUDGE_DISAGREEMENT
 from lora_tui.store.connection import Store
 from tests.engine.generation.generation_harness import GenerationHarness
+from tests.engine.review.one_pair import override_pair
 from tests.openai_server import http
 
 PANEL = ["one", "two", "three"]

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from lora_tui.config.generation import DataGeneration, Generation
-from lora_tui.engine.generation.folder_reader import read_folder
 from lora_tui.engine.generation.planner import Planner, pairs_by_call
 from lora_tui.store import generation as store_generation
 from lora_tui.store import runs, tasks
 from lora_tui.store.connection import Store
+from tests.engine.generation.whole_folder import read_folder
 
 
 def chosen(pairs: int = 1, tokens: int = 300, topics: tuple[str, ...] = ()) -> DataGeneration:

@@ -15,10 +15,10 @@ from lora_tui.engine.data.read import read_examples
 from lora_tui.engine.evaluation.held_out import documents_by_question
 from lora_tui.engine.forecast.generation import forecast_generation
 from lora_tui.engine.generation.output import write_accepted_of_runs
-from lora_tui.engine.review.pairs import override_pair
 from lora_tui.store.connection import Store
 from tests.engine.generation.generation_harness import GenerationHarness
 from tests.engine.generation.live_run import wait_for
+from tests.engine.review.one_pair import override_pair
 from tests.openai_server import TEXT_WRITERS, http, made_up_text, text_about
 
 FORMS = ["qa", "rewrite", "summary", "dialogue"]

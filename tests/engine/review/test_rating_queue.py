@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.review.pairs import edit_pair, override_pair
+from lora_tui.engine.review.pairs import edit_pair
 from lora_tui.engine.review.queue import (
     AUDIT_SHARE,
     MOST_CANDIDATES,
@@ -29,6 +29,7 @@ from lora_tui.protocol.rating import RatingQueue, RatingTotals, evidence_span
 from lora_tui.store import events, feedback, generation, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.rating_queue import ids_to_rate
+from tests.engine.review.one_pair import override_pair
 from tests.store.store_fixtures import SETTINGS, make_chunk, make_pair, with_store
 from tests.store.test_store_rows import EVALUATION, SAMPLE
 

@@ -8,13 +8,14 @@ import pytest
 
 from lora_tui.engine.review import agreement
 from lora_tui.engine.review.agreement import answers_agreement, pairs_agreement, rating_statistics
-from lora_tui.engine.review.pairs import edit_pair, override_pair, undo
+from lora_tui.engine.review.pairs import edit_pair, undo
 from lora_tui.engine.review.queue import is_audit
 from lora_tui.protocol.agreement import ENOUGH, ScoreAgreement, agreement_text
 from lora_tui.scoring import agreement as scoring_agreement
 from lora_tui.store import events, feedback, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.ratings import ratings_state
+from tests.engine.review.one_pair import override_pair
 from tests.store.store_fixtures import SETTINGS, make_chunk, make_pair, with_store
 from tests.store.test_store_rows import EVALUATION, SAMPLE
 

@@ -10,7 +10,6 @@ from lora_tui.engine.review.pairs import (
     accepted_file,
     accepted_file_with_earlier,
     edit_pair,
-    override_pair,
     rewrite_file,
     undo,
 )
@@ -18,6 +17,7 @@ from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import ReviewResult
 from lora_tui.store import runs
 from lora_tui.store.connection import Store
+from tests.engine.review.one_pair import override_pair
 from tests.engine.review.test_review_pairs import new_run
 from tests.store.store_fixtures import SETTINGS, make_chunk, make_file, make_pair, with_store
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.review.pairs import edit_pair, override_pair, override_pairs, undo
+from lora_tui.engine.review.pairs import edit_pair, override_pairs, undo
 from lora_tui.errors import UsageError
 from lora_tui.protocol.backend import ReviewResult
 from lora_tui.scoring.aggregator import AdaptiveAggregator
@@ -14,6 +14,7 @@ from lora_tui.store import events, feedback, generation, runs, tasks
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.generation import pair_detail
 from lora_tui.store.queries.runs import events_of_kinds
+from tests.engine.review.one_pair import override_pair
 from tests.store.store_fixtures import METRICS, SETTINGS, make_pair, with_store
 
 

@@ -10,12 +10,13 @@ import pytest
 from lora_tui.config.models import Settings
 from lora_tui.engine.data.examples import Conversation, JudgedAnswer, Preference, QuestionAnswer
 from lora_tui.engine.data.read import ReadResult, read_judgements
-from lora_tui.engine.review.pairs import edit_pair, override_pair, undo
+from lora_tui.engine.review.pairs import edit_pair, undo
 from lora_tui.engine.review.preferences import count_said, preference_lines, said_preferences
 from lora_tui.engine.review.ratings import rate_sample, rate_turn
 from lora_tui.errors import UsageError
 from lora_tui.store import chat_log, events, runs
 from lora_tui.store.connection import Store
+from tests.engine.review.one_pair import override_pair
 from tests.store.store_fixtures import SETTINGS, make_pair, with_store
 from tests.store.test_store_rows import EVALUATION, SAMPLE
 

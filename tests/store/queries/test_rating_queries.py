@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.review.pairs import override_pair
 from lora_tui.store import events, feedback, runs
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.ratings import accepted_scores, rating_rows, ratings_state
+from tests.engine.review.one_pair import override_pair
 from tests.store.store_fixtures import METRICS, SETTINGS, make_chunk, make_pair, with_store
 from tests.store.test_store_rows import EVALUATION, SAMPLE
 

@@ -257,6 +257,11 @@ class ChatReply:
     logprobs: tuple[TokenLogprobs, ...]
     usage: AttemptEnd
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the server ended the text for its length."""
+        return self.finish_reason == "length"
+
 
 def read_reply(
     attempt: int, body: str, headers: Mapping[str, str], prompt_tokens: int, without_key: Callable[[str], str]

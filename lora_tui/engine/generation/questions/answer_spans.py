@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from lora_tui.engine.generation.questions import english
 from lora_tui.engine.generation.questions.verbs import Token, tokenize
 
-KINDS = ("time", "duration", "frequency", "quantity", "person", "place", "name", "thing", "clause", "means", "purpose")
-"""Kinds of answer. `thing` is a noun phrase, `clause` a reason or a consequence."""
-
 _UNITS = {
     "length": "metre meter kilometre kilometer centimetre centimeter millimetre millimeter mile foot feet inch yard "
     "km m cm mm",

@@ -23,7 +23,6 @@ DETERMINERS = frozenset(
     "a an the this that these those each every some any no all both either neither another my your his her its our "
     "their much many several few enough such what which whose".split()
 )
-DEFINITE = frozenset("the this that these those my your his her its our their".split())
 PREPOSITIONS = frozenset(
     "of in on at to for from by with without within into onto over under above below between among through during "
     "until till since before after around about against along across behind beside besides beyond near inside outside "

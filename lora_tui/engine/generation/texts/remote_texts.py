@@ -101,17 +101,13 @@ class RemoteTexts:
         return ChatRequest(self._chosen.model, self._prompts.write(request), most, sampling)
 
 
-def _is_cut_off(reply: ChatReply) -> bool:
-    return reply.finish_reason == "length"
-
-
 def _read_document(request: TextRequest, reply: ChatReply) -> NewText:
-    return read_document(reply.text, request.form, request.topic, cut_off=_is_cut_off(reply))
+    return read_document(reply.text, request.form, request.topic, cut_off=reply.is_cut_off)
 
 
 def _read_dialogue(system: str, topic: str, reply: ChatReply) -> NewText:
-    return read_dialogue(reply.text, system, topic, cut_off=_is_cut_off(reply))
+    return read_dialogue(reply.text, system, topic, cut_off=reply.is_cut_off)
 
 
 def _read_pairs(reply: ChatReply) -> tuple[ProposedPair, ...]:
-    return parse_pairs(reply.text, cut_off=_is_cut_off(reply)).pairs
+    return parse_pairs(reply.text, cut_off=reply.is_cut_off).pairs
