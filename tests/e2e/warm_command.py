@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -230,6 +231,7 @@ def _become(request: dict[str, Any], replies: TextIO) -> None:
     except SystemExit as ended:
         status = ended.code
     finally:
+        threading._shutdown()  # as an interpreter's end waits for threads: who wants to know of a run is told in one
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status if isinstance(status, int) else 0 if status is None else 1)
