@@ -95,6 +95,7 @@ class OpenAIServer(ThreadedServer):
         self.delay = 0.0
         self.kind_delays: dict[str, float] = {}  # of requests of a kind, instead of `delay`
         self.delays: deque[float] = deque()  # of the coming requests, instead of `delay`
+        self.held_after: dict[str, int] = {}  # requests of a kind that are answered; more wait until the entry goes
         self.next_faults: deque[Fault | None] = deque()
         self.kind_faults: dict[str, Fault] = {}  # for every request of a kind
         self.mix: list[tuple[Fault, float]] = []
@@ -140,7 +141,10 @@ class OpenAIServer(ThreadedServer):
         kind, content = self._content(body, fault)
         outcome = "ok" if fault is None else fault.kind
         self.received.append(Received(kind, body, dict(request.headers), time.time(), outcome, content, self._at_once))
+        number = self.count(kind)
         await asyncio.sleep(self.delays.popleft() if self.delays else self.kind_delays.get(kind, self.delay))
+        while number > self.held_after.get(kind, number):  # noqa: ASYNC110  # another thread lets go
+            await asyncio.sleep(0.01)
         if fault is not None and fault.kind == "http":
             return JSONResponse(fault.body, fault.status, headers=fault.headers)
         if fault is not None and fault.kind == "not_json":
