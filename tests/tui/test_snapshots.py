@@ -114,6 +114,8 @@ async def test_a_sweep(harness: AppHarness) -> None:
 
     await harness.populate(swept)
     async with harness.app((120, 40)) as (app, pilot):
+        await wait_for_text(app, "1 run in the queue")
+        app.clear_notifications()  # it goes by itself, sooner or later
         await pilot.press("4")
         await wait_for_text(app, "sweep 1:")
         await pilot.press("end", "S")
