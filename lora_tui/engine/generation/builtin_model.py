@@ -195,7 +195,7 @@ class BuiltinModel:
         """Return the next `count` facts of a passage, scoring as many as it takes to have good ones."""
         known = self._passages.get(request.passage)
         if known is None:
-            found = facts_of(request.passage, request.slot.topic, request.opening)
+            found = facts_of(request.passage, request.slot.topic, request.opening, request.beginnings)
             known = self._passages[request.passage] = _Passage(found, by_promise(found.facts, request, self._questions))
         elif request.steering.is_on:
             known.unscored = by_promise(known.unscored, request, self._questions)
@@ -241,7 +241,9 @@ class BuiltinModel:
         read = self._read_passage(passage)
         model, tokenizer = self._base.model, self._base.tokenizer
         new = list(dict.fromkeys(fact.pair.answer for fact in facts if fact.pair.answer not in read.unasked))
-        texts = [f": {fact.pair.question}\nAnswer:" for fact in facts]
+        questions = [f": {fact.pair.question}" for fact in facts]
+        ends = [len(tokenizer(question, add_special_tokens=False)["input_ids"]) - 1 for question in questions]
+        texts = [f"{question}\nAnswer:" for question in questions]
         asked = read_texts(model, tokenizer, texts, after=read.question) if texts else []
         others = [[] if fact.pair.rule else rivals(fact.pair.answer, passage) for fact in facts]
         if self._ctx.stop.is_set():
@@ -258,13 +260,14 @@ class BuiltinModel:
             ],
         )
         read.unasked |= {answer: score.total for answer, score in zip(new, unasked, strict=True)}
-        for fact, text, (score, *rival_scores) in zip(facts, asked, scores, strict=True):
+        for fact, text, end, (score, *rival_scores) in zip(facts, asked, ends, scores, strict=True):
             self._scores[passage, fact.pair.question, fact.pair.answer] = RoundTrip(
                 score.total,
                 read.unasked[fact.pair.answer],
                 score.first,
                 score.tokens,
                 text.mean,
+                text.each[end],
                 fact.signs,
                 max((one.total for one in rival_scores), default=None),
             )
@@ -304,7 +307,9 @@ class BuiltinModel:
                 question = finished_question(one.opening, text)
                 if fault_of(question, one) is None:
                     pair = completed_pair(question, one)
-                    facts.append(Fact(pair, evidence[one.sentence], signs_of(pair, one.sentence, known.found.counts)))
+                    found = known.found
+                    signs = signs_of(pair, one.sentence, found.counts, particular=found.particular)
+                    facts.append(Fact(pair, evidence[one.sentence], signs))
         return facts
 
 

@@ -48,6 +48,9 @@ _MAX_AVOIDED, _MAX_AVOIDED_BUILTIN = 8, 500
 """Questions of a passage that a request names as asked: in a prompt each costs tokens, the built-in model compares."""
 
 _MIN_FRUITLESS = 10
+_MOST_BEGINNINGS = 24
+"""Files whose first passages the built-in model is told: those of a folder about one thing, not of a library."""
+
 _AT_HAND = 1024
 
 DIFFICULTIES: Mapping[str, str] = {
@@ -193,6 +196,7 @@ class Planner:
         self._chosen = chosen
         self._pairs_by_call = pairs_by_call(chosen)
         self._sources = list(corpus.sources)
+        self._begun: list[str] = []  # the first passages of the first sources
         self._is_whole = corpus.is_whole
         self.growing = asyncio.Lock()
         """Held while topics change, by what reads on or what groups them."""
@@ -366,6 +370,7 @@ class Planner:
             directives=tuple(directives),
             avoid=tuple(asked),
             opening=await self._opening(row),
+            beginnings=await self._beginnings(),
             focus=self._focus_of(task, row, quoted),
             steering=steering,
         )
@@ -396,6 +401,15 @@ class Planner:
             return ""
         first = await store_generation.chunk_at(self._store, row.document_id, self._corpus.chunking, 0)
         return first.passage if first is not None else ""
+
+    async def _beginnings(self) -> tuple[str, ...]:
+        """Return the first passages of the folder's first files, for the same model: one may name what all tell of."""
+        if self._chosen.model != BUILTIN:
+            return ()
+        for source in self._sources[len(self._begun) : _MOST_BEGINNINGS]:
+            first = await store_generation.chunk_at(self._store, source.document_id, self._corpus.chunking, 0)
+            self._begun.append(first.passage if first is not None else "")
+        return tuple(self._begun)
 
     def _topics_of(self, row: ChunkRow, path: str) -> Sequence[str]:
         """Return the topics of a passage: its own headings, the one it stands under, or its file's name."""

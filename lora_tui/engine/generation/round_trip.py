@@ -39,6 +39,7 @@ _DOUBTS = {
     "comma in question": "the question holds a comma",
     "fluency": "the model finds the wording of the question unlikely",
     "answer": "the model finds the answer unlikely",
+    "end": "the question seems to lack something at its end",
     "gain": "the question makes the answer little more likely",
 }
 """What a sign that lowers the level means, in words."""
@@ -58,8 +59,8 @@ class RoundTrip:
     """What was measured of a question and its answer, in nats (natural logarithms of probabilities).
 
     `asked` and `unasked` are the answer's log-probability with the question and without it, `first` that of its first
-    token (with it), `tokens` how many it has, `fluency` the mean of the question's tokens; `signs` tell how the pair
-    was made. `rival` is the log-probability of the most probable rival with the question, None where none was scored.
+    token (with it), `tokens` how many it has, `fluency` the mean of the question's tokens, `end` that of the question
+    mark where it stands: a question that lacks something goes on. `signs` tell how the pair was made. `rival` is the log-probability of the most probable rival with the question, None where none was scored.
     """
 
     asked: float
@@ -67,6 +68,7 @@ class RoundTrip:
     first: float
     tokens: int
     fluency: float
+    end: float = -1.0
     signs: Mapping[str, float] = field(default_factory=dict)
     rival: float | None = None
 
@@ -87,6 +89,7 @@ class RoundTrip:
             "gain": min(max(self.gain, -1.0), 4.0) - 1,
             "fluency": max(self.fluency, -4.0) + 2,
             "answer": max(self.asked / max(1, self.tokens), -6.0) + 2,
+            "end": 1 - math.sqrt(min(max(-self.end, 0.0), 9.0)),
             "first word": max(self.first, -10.0) / 3 + 1,
         }
 

@@ -50,9 +50,9 @@ class ReadText:
     """A text of so many `tokens` that a model has read.
 
     `following` are the log-probabilities of the token that comes next, ``(vocabulary,)``; `mean` is the mean
-    log-probability of the tokens of its last part, in nats, and `worst` that of the least probable one. `kept` is the
-    text in the model's fast form, or keys and values by layer, ``(1, heads, tokens, head size)``, of transformers' own
-    forward.
+    log-probability of the tokens of its last part, in nats, and `worst` that of the least probable one; `each` has them
+    all, but for the first of a text at the beginning. `kept` is the text in the model's fast form, or keys and values by
+    layer, ``(1, heads, tokens, head size)``, of transformers' own forward.
     """
 
     tokens: int
@@ -60,6 +60,7 @@ class ReadText:
     mean: float
     worst: float
     kept: "_FastText | tuple[tuple[Tensor, Tensor], ...]"
+    each: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +236,7 @@ def _read_fast(form: FastForm, rows: Sequence[list[int]], after: ReadText | None
             sum(own) / max(1, len(own)),
             min(own, default=0.0),
             _FastText(form, cache, place, span.before + len(ids), prefix, prefix_tokens),
+            tuple(own),
         )
         for place, (span, ids, own) in enumerate(zip(spans, rows, parts, strict=True))
     ]
@@ -274,14 +276,15 @@ def _read_plainly(model: PreTrainedModel, ids: list[int], after: ReadText | None
     input_ids = torch.tensor([ids], device=model.device)
     logits, layers = _forward(model, after, input_ids, torch.ones_like(input_ids), None if measured else len(ids) - 1)
     scores = logits[0].log_softmax(-1)
-    mean = worst = 0.0
+    each: tuple[float, ...] = ()
     if measured:
         own = scores[:-1].gather(-1, input_ids[0, 1:, None])
         if after is not None:
             own = torch.cat([after.following[ids[0]].view(1, 1), own])
-        mean, worst = (float(own.mean()), float(own.min())) if len(own) else (0.0, 0.0)
+        each = tuple(own[:, 0].tolist())
     tokens = (0 if after is None else after.tokens) + len(ids)
-    return ReadText(tokens, scores[-1], mean, worst, tuple(layers))
+    mean, worst = sum(each) / max(1, len(each)), min(each, default=0.0)
+    return ReadText(tokens, scores[-1], mean, worst, tuple(layers), each)
 
 
 def _score_plainly(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[_Continuation]) -> None:

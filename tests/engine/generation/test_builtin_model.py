@@ -142,6 +142,20 @@ def test_a_run_with_the_builtin_model(
     assert Path(outcome.result["output_file"]).read_text().count("Question: ") == outcome.result["accepted"] > 3
 
 
+def test_documents_of_a_folder_are_asked_about_by_the_name_that_one_of_them_has(
+    harness: GenerationHarness, base: BaseModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builtin_model, "load_base", lambda *arguments: base)
+    for path in harness.input.rglob("*.*"):
+        path.unlink()
+    harness.write("1.txt", "The Tarrow Mill\n\nThe mill was opened in 1812.")
+    harness.write("2.txt", "Prices\n\nA ticket costs two crowns. The mill is closed in May, and the mill is dear.")
+    harness.run(model="builtin", base_url="", total_examples=40, evaluation_threshold=0.01)
+    assert "How much does a ticket cost at the Tarrow Mill?" in [
+        q for (q,) in harness.rows("SELECT question FROM pairs")
+    ]
+
+
 def test_directives_reach_the_built_in_writer(base: BaseModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtin_model, "_GOOD", 0.0)  # the tiny model rates nothing as good
 

@@ -72,7 +72,7 @@ def test_a_stranger_in_the_sentence_makes_the_person_unclear() -> None:
         ("Lime is the enemy of every boiler.", "What is the enemy of every boiler?", "Lime."),
         ("The meeting ended at ten to six.", "When did the meeting end?", "At ten to six."),
         ("The lamp burns until ten at night.", "Until when does the lamp burn?", "Until ten at night."),
-        ("Next year the cellar will be closed for four months.", "How long will the cellar be closed next year?", None),
+        ("Next year the cellar will be closed for four months.", None, None),
         (
             "According to the laboratory in Brno the calcite was found in 1912.",
             "When was the calcite found?",

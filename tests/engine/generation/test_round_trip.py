@@ -25,20 +25,26 @@ def test_an_ordinary_pair_has_the_level_of_the_bias(monkeypatch: pytest.MonkeyPa
 
 def test_each_sign_counts_by_its_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(round_trip, "WEIGHTS", {"vague noun": -2.0})
-    vague = RoundTrip(-4.0, -8.0, -3.0, 4, -2.0, {"vague noun": 1.0, "unknown": 9.0})
+    vague = RoundTrip(-4.0, -8.0, -3.0, 4, -2.0, -1.0, {"vague noun": 1.0, "unknown": 9.0})
     assert vague.level == pytest.approx(1 / (1 + math.exp(2.0 - BIAS)))
     assert "something that only its text explains" in vague.note()
     assert "against" not in PLAIN.note()
 
 
 def test_a_wild_measure_is_held_within_bounds() -> None:
-    wild = RoundTrip(-90.0, -900.0, -80.0, tokens=1, fluency=-70.0).measured
-    assert wild == pytest.approx({"gain": 3.0, "fluency": -2.0, "answer": -4.0, "first word": -10 / 3 + 1})
+    wild = RoundTrip(-90.0, -900.0, -80.0, tokens=1, fluency=-70.0, end=-50.0).measured
+    assert wild == pytest.approx({"gain": 3.0, "fluency": -2.0, "answer": -4.0, "end": -2.0, "first word": -10 / 3 + 1})
 
 
 def test_the_fitted_weights_do_what_their_names_say() -> None:
-    assert WEIGHTS["fluency"] > 0
+    assert WEIGHTS["end"] > 0
     assert all(WEIGHTS[name] < 0 for name in ("vague noun", "part of a sentence", "clause in question"))
+
+
+def test_a_question_that_seems_to_go_on_has_a_lower_level() -> None:
+    whole, torn = replace(PLAIN, end=-0.2), replace(PLAIN, end=-4.0)
+    assert torn.level < whole.level
+    assert "lack something at its end" in torn.note()
 
 
 def test_an_answer_is_held_against_its_rival() -> None:

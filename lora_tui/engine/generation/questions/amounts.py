@@ -110,6 +110,7 @@ def _is_no_point(words: Sequence[Token]) -> bool:
         or (lows[0] == "from" and not any(low in ("to", "until", "till", "on", "onwards") for low in lows))
         or any(low == "and" and after in english.PREPOSITIONS | english.DETERMINERS for low, after in pairwise(lows))
         or "intervals" in lows
+        or (lows[0] == "on" and len(words) > 2 and words[1].is_number and lows[-1].endswith("s"))  # "on six evenings"
         or any(low in ("older", "younger", "aged", "old", "absence") for low in lows)
         or lows in (["on", "the", "hour"], ["at", "a", "time"], ["at", "the", "time"], ["at", "times"])
     )

@@ -110,6 +110,8 @@ def is_person(name: Sequence[Token], people: Set[str] = frozenset()) -> bool:
 
 def head_noun(tokens: Sequence[Token]) -> Token:
     """Return the head of a noun phrase: its last word before a preposition, a relative clause or a comma."""
+    if len(tokens) > 3 and tokens[0].low == "up" and tokens[1].low == "to" and tokens[2].is_number:
+        tokens = tokens[2:]  # "up to five tools"
     for place, token in enumerate(tokens):
         ends = token.low in english.PREPOSITIONS | {"who", "which", "that", "where", "whose"} or token.text == ","
         if ends and place > 0:

@@ -49,6 +49,12 @@ class Clause:
         )
 
 
+_BEFORE_VERBS = frozenset(
+    "also always never often sometimes usually still already now then later soon therefore thus rarely seldom hardly "
+    "originally finally gradually regularly".split()
+)
+
+
 @lru_cache(maxsize=4096)  # each sentence is read for its subject, its parts and its questions
 def parse_clause(sentence: str) -> Clause | None:
     """Return the main clause of a sentence that ends with a full stop, or None where its reading is not plain."""
@@ -89,6 +95,9 @@ def parse_clause(sentence: str) -> Clause | None:
         return None
     subject = tokens[:found]
     group = verb_group(tokens, found)
+    behind: list[Token] = []
+    while len(subject) > 1 and subject[-1].low in _BEFORE_VERBS and subject[-2].text != ",":
+        behind.insert(0, subject.pop())  # "the committee therefore sold"
     if group is None or not _is_subject(subject):
         return None
     auxiliaries, adverbs, verb, form, position = group
@@ -102,7 +111,7 @@ def parse_clause(sentence: str) -> Clause | None:
     phrases = phrases_after(tokens[position:])
     if any(holds_a_verb(phrase) for phrase in phrases):
         return None
-    return Clause(sentence, lead, tuple(subject), auxiliaries, adverbs, verb, form, phrases)
+    return Clause(sentence, lead, tuple(subject), auxiliaries, (*behind, *adverbs), verb, form, phrases)
 
 
 def _lead(tokens: list[Token]) -> tuple[Phrase | None, list[Token]]:
@@ -115,6 +124,8 @@ def _lead(tokens: list[Token]) -> tuple[Phrase | None, list[Token]]:
         return None, _after_source(tokens)
     if (after := _after_relative_time(tokens)) is not None:
         return Phrase("time", tuple(tokens[:after])), tokens[after:]
+    if first in ("so", "altogether") and (skipped := 2 if tokens[1].low == "far" else first == "altogether"):
+        return None, tokens[skipped + (tokens[skipped].text == ",") :]
     starts = first in english.PREPOSITIONS | english.SUBORDINATORS | english.ADVERBS
     timed = first in ("every", "each", "one") or tokens[0].is_number
     if starts and first in english.ADVERBS and comma == 1:
@@ -196,7 +207,8 @@ def _is_subject(tokens: Sequence[Token]) -> bool:
     first, last = tokens[0], tokens[-2] if tokens[-1].text == "," and len(tokens) > 1 else tokens[-1]
     if not first.is_word or not last.is_word or len(tokens) > 14:
         return False
-    if first.low in ("about", "around", "over", "up", "under") and len(tokens) > 1 and tokens[1].is_number:
+    number = 2 if first.low == "up" and len(tokens) > 2 and tokens[1].low == "to" else 1
+    if first.low in ("about", "around", "over", "up", "under") and len(tokens) > number and tokens[number].is_number:
         return True
     if first.low in english.PREPOSITIONS | english.SUBORDINATORS - {"that"} | english.CONJUNCTIONS:
         return False

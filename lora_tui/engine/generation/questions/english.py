@@ -77,6 +77,10 @@ be was been|bear bore borne|beat beat beaten|become became become|begin began be
 |withdraw withdrew withdrawn|write wrote written|rebuild rebuilt|overtake overtook overtaken
 |mistake mistook mistaken|oversee oversaw overseen|withstand withstood|uphold upheld|foresee foresaw foreseen
 |redraw redrew redrawn|rewrite rewrote rewritten
+|arise arose arisen|awake awoke awoken|broadcast broadcast|cast cast|fling flung|forgive forgave forgiven|grind ground
+|kneel knelt|mislead misled|override overrode overridden|overthrow overthrew overthrown|repay repaid|sling slung
+|spit spat|stride strode stridden|string strung|strive strove striven|thrust thrust|tread trod trodden
+|undo undid undone|unwind unwound|upset upset|weep wept|withhold withheld|wring wrung
 """
 _REGULAR = frozenset(
     """
@@ -141,6 +145,42 @@ _REGULAR = frozenset(
     thank tie tip touch tow trace track trade train transfer transform translate transport trap travel treat trigger
     trim trust try turn twist unite unload unlock update use vanish vary ventilate vibrate view visit vote wait walk
     want warm warn wash waste watch weaken welcome widen wipe wish wonder work worry wrap yield accelerate activate
+    abandon abolish accommodate accumulate accuse adhere adjourn administer adore afford align allege allocate amend
+    analyse analyze anticipate appreciate argue assume assure authorise authorize avert bark beg bewilder blend
+    blink bloom bounce broaden browse bulge bypass cater cease chatter cheat cheer chop circulate cite clarify
+    clatter coincide collaborate comfort commence compensate comply comprise conceal concede conceive concern
+    condemn condense confer confine conform confront congregate conquer conserve constrain contaminate contemplate
+    contend contract contradict contrast convene convey convince corrode cram crawl criticise criticize cruise
+    crunch curl curse dangle dare deduct deem deepen deflect deliberate demonstrate depict deplete deposit designate
+    despatch deter deteriorate devise devour dictate dilute diminish disband disclose discourage disguise dislike
+    dispense disperse dispose dispute disrupt distinguish distort distract divert dodge dominate doze draft drape
+    dread dump eject elapse elevate eliminate embark embed emerge emigrate emphasise emphasize encounter encroach
+    endorse enforce engage enhance enlist enrich enrol ensue ensure entail entertain envisage equal eradicate evict
+    evolve exert expedite exploit extinguish facilitate falter flap flare flatten flicker flinch flip flourish flush
+    forfeit fray freshen frighten frown gallop gasp gaze giggle glance gleam glimmer glitter glow gossip grab grasp
+    grieve grin grip groan growl grumble harass harden hasten haunt heed hike hint hiss hoard hop howl hug hum hunt
+    hurl hurry illuminate illustrate imagine imitate immerse impair impede implement imply impose improvise incline
+    incorporate incur induce indulge infect infer initiate innovate inscribe insult integrate intensify intercept
+    interfere interpret intervene investigate jog jolt justify kick kidnap kindle knock lament laugh leak lessen
+    liberate lick linger loathe lurch lure manipulate mature meddle mediate memorise mingle minimise moan mobilise
+    mock moisten motivate muddle murmur mutter nag negotiate nod nudge oblige obscure obsess obstruct oppose oppress
+    opt orbit outlast outline overhaul overturn overwhelm paddle pant participate pave peer perceive perish persist
+    pester phone pinch pledge pluck plunder ply poke pose preside prick procure prolong prompt pronounce propel
+    prosecute provoke prowl puncture pursue puzzle quarrel quench quicken quiver rain ramble rattle ravage reap
+    reassure rebel rebound recall recede recline recognise recognize recount recruit rectify redden redirect refill
+    refrain refuel refurbish regain regret reign reinforce reinstall reiterate rejoice relinquish relish relocate
+    remark remedy renounce reopen reorganise repaint replenish reprint reproach rescind reside restrain restrict
+    resume retrace retreat retrieve reunite reverse rhyme ridicule rip roam roar rumble rust sag saturate savour
+    scald scare scold scoop scorch scour scramble scream scrutinise seize sever shatter shave shiver shovel shrug
+    shuffle shun shuttle signify simplify sip situate skate skip slacken slap slaughter slice slump smash smear
+    smile smother snap snatch sneak sniff snore snow soar sob soften span spare sparkle specialise specialize
+    speculate sprain sprawl spray sprout squash squat squeak squeal squint stab stagger stall stare startle
+    sterilise stipulate stray stroll struggle stumble subdue submerge subside subsidise substitute summarise
+    supervise supplement suppress surge surmount suspect sway swoop tackle tap taper tarnish tease telephone
+    terminate thicken thrash threaten thrive throb tidy toil tolerate topple torment toss transcribe transmit
+    transplant trickle trot trudge tug tumble twinkle twitch underline undermine unfasten unravel untie urge usher
+    utilise utter vacate venture verify wag wail wander wane waver whine whip whirl whisper whistle wilt wink wither
+    worsen worship wreck yearn yell
     bind bubble buffer catch clip compile compute configure customise customize debug decode default deploy dispatch
     display edit emit encode evaluate format highlight initialise initialize invoke iterate map mask merge minimize
     navigate override parse pop post prefix query reference refresh render reset resize respond restart scale scroll

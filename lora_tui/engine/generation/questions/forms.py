@@ -49,8 +49,11 @@ MISREAD = re.compile(
         |includes|has|depends|refers|requires)\b
       | ^what\ (?:does?|did)\b.*\ (?:stand|hang|live|lie|sit|go|come|sleep|stay|happen|exist|remain)\?$  # no object
       | ^what\ (?:does?|did)\ (?!all|both|half|inside|does)\w+\ (?:the|an?|any)\b
-      | \bwhile\b | \b(?:tonight|yesterday|tomorrow)\b | \band\ (?:up\ to|about|another|only)\b | \bat\ \w+\ and\ the\b
-      | \ and\ (?:then|for)\b | ,\ (?:and|or)\b.*\?$                 # a list or a second statement, torn
+      | \bwhile\b | \b(?:tonight|yesterday|tomorrow)\b
+      | \b(?:next|following|previous|same)\ (?:day|night|morning|evening|week|month|year|spring|summer|autumn|winter)\b
+      | \band\ (?:up\ to|about|another|only)\b | \bat\ \w+\ and\ the\b
+      | \bthe\ (?:rest|others?)(?!\ of\b)
+      | \ and\ (?:then|for)\b | ,\ (?:and|or)\b.*\?$                 # a list, torn
       | \b(in\ \d{4})\b.*\ \2\b
       | ^when\ (?:does?|did|is|are|was|were)\b.*\ for\ (?:an?|about|\d|\w+\ (?:hours|days|weeks|months|years|minutes))
     """,

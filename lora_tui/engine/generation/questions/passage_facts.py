@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from lora_tui.engine.generation.questions import english
 from lora_tui.engine.generation.questions.reading import QuestionAnswer
 from lora_tui.engine.generation.questions.references import (
     Antecedents,
     Genders,
     Mentions,
+    add_relatives,
     after,
     people_of,
     relatives_of,
@@ -23,10 +25,10 @@ from lora_tui.engine.generation.questions.references import (
 )
 from lora_tui.engine.generation.questions.rules import questions_about
 from lora_tui.engine.generation.questions.sentences import Sentence, sentences, title_of
-from lora_tui.engine.generation.questions.signs import completed_signs, signs_of
+from lora_tui.engine.generation.questions.signs import completed_signs, particularity, signs_of
 from lora_tui.engine.generation.questions.statements import statements
-from lora_tui.engine.generation.questions.topics import topic_of
-from lora_tui.engine.generation.questions.verbs import tokenize
+from lora_tui.engine.generation.questions.topics import shared_topic, topic_of
+from lora_tui.engine.generation.questions.verbs import Token, tokenize
 
 _MIN_WORDS, _MAX_WORDS = 4, 45
 
@@ -50,27 +52,33 @@ class Fact:
 
 @dataclass
 class PassageFacts:
-    """The facts of a passage, its sentences, and how often it says each word (lower case)."""
+    """The facts of a passage, its sentences, how often it says each word (lower case), and how particular it is."""
 
     facts: list[Fact] = field(default_factory=list)
     sentences: list[Sentence] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    particular: float = 0.0
 
 
-def facts_of(passage: str, heading: str = "", opening: str = "") -> PassageFacts:
+def facts_of(passage: str, heading: str = "", opening: str = "", beginnings: Sequence[str] = ()) -> PassageFacts:
     """Return what rules find in a passage that stands under `heading`.
 
     `opening` is how its document begins, where the passage is a later one: there things are named in full.
+    `beginnings` are how documents of its folder begin: one of them may name what all are about, or who "my aunt" is.
     """
     found = PassageFacts(sentences=list(sentences(passage, heading)))
     found.counts.update(word.casefold() for word in re.findall(r"[\w'’-]+", passage))
+    found.particular = particularity([sentence.text for sentence in found.sentences])
     before = [sentence.plain for sentence in sentences(opening)]
     texts = [*before, *(sentence.plain for sentence in found.sentences)]
-    names, people, relatives = names_of(texts), people_of(texts), relatives_of(texts)
-    people |= {name.rsplit(" ", 1)[-1]: name for name in relatives.values() if " " in name}
+    names, people, relatives = names_of(texts), people_of(texts), relatives_of([*texts, *beginnings])
+    add_relatives(people, relatives)
     title = title_of(opening or passage)
-    mentions, topic = Mentions(title, names), topic_of(title, opening or passage)
-    antecedents, genders = Antecedents(), Genders()
+    topic = topic_of(title, opening or passage) or shared_topic(f"{opening}\n{passage}", beginnings)
+    if topic is not None:
+        names |= {word for word in topic.name.split() if word[0].isupper()}
+    mentions = Mentions(title if topic is None or topic.name in title else f"{title}: {topic.name}", names)
+    antecedents, genders = Antecedents(), Genders(relatives)
     for text in before:
         antecedents = after(text, genders.settle(text, antecedents), names, people)
         mentions.read(text)
@@ -93,19 +101,32 @@ def facts_of(passage: str, heading: str = "", opening: str = "") -> PassageFacts
             if not number and statement == text and resolved.how == "mention":
                 whole = resolved.statement  # "it" then stands for what is named in full
             for made in questions_about(resolved.statement, names, resolved.stand_in):
-                alone = _dated(made, sentence.year)
+                alone = _dated(with_full_names(made, people), sentence.year)
                 pair = alone if topic is None or resolved.how == "mention" else topic.complete(alone)
                 if pair.question.casefold() not in seen:
                     seen.add(pair.question.casefold())
                     leans = resolved.how in ("pronoun", "owner", "doubtful")
                     evidence = f"{sentence.before} {sentence.text}" if leans and sentence.before else sentence.text
-                    signs = signs_of(pair, text, found.counts, resolved=resolved.how, part=number)
+                    signs = signs_of(
+                        pair, text, found.counts, particular=found.particular, resolved=resolved.how, part=number
+                    )
                     if pair is not alone:
                         signs = completed_signs(signs)
                     found.facts.append(Fact(pair, evidence, signs))
         antecedents = after(whole, antecedents, names, people)
         mentions.read(text)
     return found
+
+
+def with_full_names(pair: QuestionAnswer, people: Mapping[str, str]) -> QuestionAnswer:
+    """Return the pair with the first surname of its question as the full name: "Frisk" is Leopold Frisk."""
+    words = re.split(r"(?<=\w)(?=['’?,])| ", pair.question)
+    for before, word, following in zip(words, words[1:], [*words[2:], ""], strict=False):
+        full = people.get(word)
+        if full is None or full == word or not before[:1].islower() or following[:1].isupper() or word in pair.answer:
+            continue
+        return replace(pair, question=re.sub(rf"\b{re.escape(word)}\b", full, pair.question, count=1))
+    return pair
 
 
 def _dated(pair: QuestionAnswer, year: str) -> QuestionAnswer:
@@ -126,13 +147,28 @@ def is_usable(sentence: str) -> bool:
 
 
 def names_of(texts: Sequence[str]) -> frozenset[str]:
-    """Return the words that are written with a capital in the middle of a sentence, and mostly so."""
+    """Return the words that are written with a capital in the middle of a sentence, and mostly so.
+
+    A word that is said to be something, stands without an article and never has a small letter is a name, too:
+    "Skerrow is a town."
+    """
     capital: Counter[str] = Counter()
     small: Counter[str] = Counter()
+    first: Counter[str] = Counter()
     for text in texts:
-        for place, token in enumerate(tokenize(re.sub(r"\]\([^)]*\)|\]\[[^\]]*\]|`[^`]*`", "", text))):
+        tokens = tokenize(re.sub(r"\]\([^)]*\)|\]\[[^\]]*\]|`[^`]*`", "", text))
+        if [token.low for token in tokens[1:3]] in (["is", "a"], ["is", "an"]) and not _is_common(tokens[0]):
+            first[tokens[0].text] += 1
+        for place, token in enumerate(tokens):
             if token.text[0].isupper() and place > 0:
                 capital[token.text] += 1
             elif token.text[0].islower():
                 small[token.text] += 1
-    return frozenset(word for word, times in capital.items() if times > small[word.casefold()])
+    begun = (word for word in first if not small[word.casefold()])
+    return frozenset({*begun, *(word for word, times in capital.items() if times > small[word.casefold()])})
+
+
+def _is_common(token: Token) -> bool:
+    closed = english.DETERMINERS | english.PRONOUNS | english.PREPOSITIONS | english.SUBORDINATORS | english.ADVERBS
+    plural_or_verb = english.is_plural(token.text) or bool(english.verbs_of(token.low))
+    return not token.text[0].isupper() or token.low in closed | english.NUMBER_WORDS or plural_or_verb

@@ -348,6 +348,8 @@ def kind_of(part: Sequence[Token], is_first: bool) -> PhraseKind:
         if low == "as" and verb_position(part[1:]) is None and len(part) < 6:
             return "preposition"  # "as a reservoir"
         return "time" if low not in ("if", "unless", "as") else "condition"
+    if is_first and low in ("roughly", "nearly", "almost", "exactly", "approximately", "only") and part[1:2]:
+        return "object" if part[1].is_number else "adverb"
     if low == "than":
         return "comparison"
     if (

@@ -117,4 +117,23 @@ def _is_no_place(phrase: Phrase, before: Sequence[Phrase], reading: Reading, ver
     return len(before) > 1 or (any(token.low == "and" for token in words) and not named)
 
 
-TEMPLATES = (_where,)
+def _where_is(reading: Reading) -> Iterator[QuestionAnswer]:
+    """ "The tea room is on the ground floor." gives "Where is the tea room?"."""
+    clause, first = reading.clause, reading.phrases[0] if reading.phrases else None
+    if not clause.is_copula or first is None or first.kind != "preposition" or first.head not in _PLACE_PREPOSITIONS:
+        return
+    words = first.tokens[1:]
+    if clause.adverbs or clause.lead is not None or not words or unclear_words(words) or measure_of(words) is not None:
+        return
+    if words[0].low not in ("the", "a", "an") or len(clause.subject) < 2 or clause.subject[0].low in ("a", "an"):
+        return
+    if any(token.low in _NO_PLACES for token in words[:3]) or noun_kind(words, reading.names) == "person":
+        return
+    attached = [p for p in reading.phrases[1:] if p.kind == "preposition" and p.head in _PLACE_PREPOSITIONS]
+    if len(attached) + 1 < len(reading.phrases):
+        return
+    answer = [*first.tokens, *(token for p in attached for token in p.tokens)]
+    yield from make_pair(ask("Where", clause, reading.subject, ""), text_of(answer, clause.sentence), "fact", "place")
+
+
+TEMPLATES = (_where, _where_is)

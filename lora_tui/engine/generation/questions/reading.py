@@ -33,9 +33,9 @@ class QuestionAnswer:
 
 _ASIDES = ("for example", "for instance", "in addition", "as well", "of course")
 
-_DROPPED = frozenset("today now again then too together alone".split())
+_DROPPED = frozenset("today now then too together alone".split())
 
-_ALWAYS_KEPT = frozenset(("without", "except", "only"))
+_ALWAYS_KEPT = frozenset(("without", "except", "only", "again"))
 
 TAKES_INFINITIVE = frozenset(
     """

@@ -8,6 +8,7 @@ document first. What stays bare, or could be two things, is told (`Mention`), be
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from lora_tui.engine.generation.questions import english
 from lora_tui.engine.generation.questions.answer_spans import is_person, names_in
@@ -16,6 +17,11 @@ from lora_tui.engine.generation.questions.forms import names_itself, subject_of
 from lora_tui.engine.generation.questions.verbs import Token, holds_a_clause, may_be_finite, text_of, tokenize
 
 _PRONOUNS = frozenset("it they he she".split())
+_PERSONS_PRONOUNS = frozenset("he she him his her".split())
+_GENDER_OF = {
+    **dict.fromkeys("father grandfather brother uncle son grandson husband nephew".split(), "he"),
+    **dict.fromkeys("mother grandmother sister aunt daughter granddaughter wife niece".split(), "she"),
+}
 _OWNERS = {"its": "it", "his": "he", "her": "she", "their": "they"}
 _NO_MODIFIERS = frozenset(
     "same other next last first second third own such only whole very new few own more most".split()
@@ -28,13 +34,15 @@ _MOST_WORDS = 7
 class Antecedents:
     """What the pronouns of the next sentence can stand for; None where that is not plain.
 
-    `doubtful`: something else of the sentence could be meant by "it" or "they".
+    `doubtful`: something else of the sentence could be meant by "it" or "they". `stranger`: somebody was introduced
+    who is none of the known people.
     """
 
     it: str | None = None
     they: str | None = None
     person: str | None = None
     doubtful: bool = False
+    stranger: bool = False
 
     def stand_in(self, pronoun: str) -> str | None:
         """Return what a pronoun stands for."""
@@ -44,8 +52,11 @@ class Antecedents:
 class Genders:
     """Who of a text was "he" and who was "she" so far: "She" is not the man who was named last."""
 
-    def __init__(self) -> None:
+    def __init__(self, relatives: Mapping[str, str] = MappingProxyType({})) -> None:
         self._of: dict[str, str] = {}
+        for who, name in relatives.items():
+            if (gender := _GENDER_OF.get(who.rsplit(" ", 1)[-1])) is not None:
+                self._of[name] = gender
 
     def settle(self, statement: str, antecedents: Antecedents) -> Antecedents:
         """Return what pronouns stand for, the person with regard to the pronoun that the statement begins with.
@@ -55,7 +66,7 @@ class Genders:
         clause = parse_clause(statement)
         first = clause.subject[0].low if clause is not None else ""
         pronoun = _OWNERS.get(first, first)
-        if pronoun not in ("he", "she"):
+        if pronoun not in ("he", "she") or antecedents.stranger:
             return antecedents
         person = antecedents.person
         if person is not None and self._of.get(person, pronoun) == pronoun:
@@ -214,8 +225,8 @@ def after(sentence: str, before: Antecedents, names: Set[str], people: Mapping[s
     elif _has_stranger(tokens, people):
         person = None
     first = clause.subject[0].low
-    if first in ("he", "she") and before.person is not None:
-        return Antecedents(person=before.person)  # "She travelled with Piotr Wolny. She ..."
+    if first in ("he", "she") and (before.person is not None or before.stranger):
+        return Antecedents(person=before.person, stranger=before.stranger)  # "She travelled with Piotr Wolny. She ..."
     if len(clause.subject) == 1 and first in ("it", "they"):
         it, they = before.it if first == "it" else None, before.they if first == "they" else None
         return Antecedents(it, they, person, before.doubtful)
@@ -233,12 +244,18 @@ def after(sentence: str, before: Antecedents, names: Set[str], people: Mapping[s
         subject_text = subject.text
     if len(subject_text.split()) > _MOST_WORDS:
         return Antecedents(person=person)
+    introduced = clause.is_copula and not named and any(t.text[0].isupper() for p in clause.phrases for t in p.tokens)
+    if introduced:
+        person = None  # "The oldest puppet is the Night Watchman. He ..."
+    named_only = all(token.is_name for token in clause.subject) and not subject.is_plural
+    if named_only and not subject.is_person and any(token.low in _PERSONS_PRONOUNS for token in tokens):
+        person = None  # "Bishop was old when Anselm got him. He ...": the mule?
     doubtful = _has_rival(clause, tokens, plural=subject.is_plural)
     if subject.is_plural:
-        return Antecedents(they=subject_text, person=person, doubtful=doubtful)
+        return Antecedents(they=subject_text, person=person, doubtful=doubtful, stranger=introduced)
     if subject.is_person or subject.text in people or subject.text in people.values() or person == subject.text:
         return Antecedents(person=person)
-    return Antecedents(it=subject_text, person=person, doubtful=doubtful)
+    return Antecedents(it=subject_text, person=person, doubtful=doubtful, stranger=introduced)
 
 
 def _has_rival(clause: Clause, tokens: Sequence[Token], *, plural: bool) -> bool:
@@ -326,6 +343,19 @@ def relatives_of(texts: Sequence[str]) -> dict[str, str]:
                 known = found.get(match["who"], "")
                 found[match["who"]] = max(known, match["name"], key=lambda name: len(name.split()))
     return found
+
+
+def add_relatives(people: dict[str, str], relatives: Mapping[str, str]) -> None:
+    """Add relatives to the people of a text: by first name, and by a surname that only one of them has."""
+    full = [name for name in relatives.values() if " " in name]
+    for name in full:
+        first, last = name.split(" ")
+        others = {other for other in (*full, people.get(last, name)) if other.endswith(f" {last}")}
+        people[first] = name
+        if len(others) == 1:
+            people[last] = name
+        else:
+            people.pop(last, None)
 
 
 def with_names(sentence: str, relatives: Mapping[str, str]) -> str:

@@ -116,7 +116,9 @@ def _is_orphaned(question: str, subject: Subject) -> bool:
     """Tell whether a question speaks of "his" or "its" where its subject is no such owner."""
     words = question.rstrip("?").casefold().split()
     owned = [_OWNER_WORDS[word] for word in words if word in _OWNER_WORDS]
-    return any(person != subject.is_person for person in owned) or ("their" in words and not subject.is_plural)
+    return any(person != subject.is_person or subject.is_plural for person in owned) or (
+        "their" in words and not subject.is_plural
+    )
 
 
 _STRANDED = frozenset("through for with from into of by at about between against among towards upon".split())

@@ -6,7 +6,7 @@ that a lower threshold gives more pairs, and a higher one better ones.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from lora_tui.engine.generation.questions import english
 from lora_tui.engine.generation.questions.reading import QuestionAnswer
@@ -43,6 +43,18 @@ _BARE_ANSWER = re.compile(r"(?:(?:In|On|At|From|To|With|By|Into) )?(?:[Tt]he|[Aa
 """An answer that says nothing by itself: "In the ball."."""
 
 _PAST = re.compile(r"\b(?:did|was|were|had)\b")
+_INDEFINITE = re.compile(r"\b(?:did|was|were|had) an? ")
+"""An event of somebody or something that is not known: "When did a letter arrive?"."""
+
+_OF_DAY = re.compile(
+    r"^(?:At|By) (?:[a-z]+ )?(?:(?:past|to) )?(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|noon"
+    r"|midnight)\b|^In week [a-z]+\.|\bon the (?:first|second|third|next) day\b",
+    re.IGNORECASE,
+)
+"""A time that places nothing that happened once: "At three o'clock."."""
+
+_NAME_OR_NUMBER = re.compile(r"\b[A-Z][a-z]+|\d")
+_TIMES = re.compile(rf"\b(?:{english.MONTHS}|{english.WEEKDAYS})s?\b")
 _ORDINAL = re.compile(r"\bthe (?:\w+ )?(?:second|third|fourth|next|new|other|last|old|same|following|active|main)\b")
 _LIGHT = re.compile(
     r"\b(?:take|have|has|give|get|do|make|use|used|work|begin|start|offer|provide|see|learn|know|need|want|like|receive"
@@ -52,13 +64,21 @@ _LIGHT = re.compile(
 
 
 def signs_of(
-    pair: QuestionAnswer, sentence: str, counts: Mapping[str, int], *, resolved: str = "", part: int = 0
+    pair: QuestionAnswer,
+    sentence: str,
+    counts: Mapping[str, int],
+    *,
+    particular: float = 0.0,
+    resolved: str = "",
+    part: int = 0,
 ) -> Mapping[str, float]:
     """Return the signs of a pair by name, each 0-1 or a small number.
 
-    `counts` are how often each word (lower case) stands in the passage, `resolved` is how its subject was
-    (`Resolved.how`), `part` 0 for the whole sentence, more for a statement that was cut out of it.
+    `counts` are how often each word (lower case) stands in the passage, `particular` is how particular its text is
+    (`particularity`), `resolved` how the pair's subject was (`Resolved.how`), `part` 0 for the whole sentence, more for
+    a statement that was cut out of it.
     """
+    named = any(_is_named(word) for word in _TIMES.sub("", pair.question).split()[1:])
     return {
         f"rule {pair.rule}": 1.0,
         f"answer {pair.kind}": 1.0,
@@ -66,8 +86,18 @@ def signs_of(
         "part of a sentence": float(part > 0),
         "code": float("`" in pair.question),
         "said before": _said_before(pair.question, counts),
+        "particular text": particular,
+        "unnamed": 0.0 if named else particular,
         **of_words(pair.question, pair.answer, sentence),
     }
+
+
+def particularity(sentences: Sequence[str]) -> float:
+    """Return the share of sentences, 0-1, with a name or a number behind their first letter.
+
+    A text about bees has few of them and asks of any queen; in one about a club each "the fee" is that club's.
+    """
+    return sum(_NAME_OR_NUMBER.search(sentence, 1) is not None for sentence in sentences) / max(1, len(sentences))
 
 
 def _is_named(word: str) -> bool:
@@ -75,7 +105,7 @@ def _is_named(word: str) -> bool:
 
 
 _MENDED = frozenset(
-    ("bare noun", "vague noun", "anybody", "few words", "comma in question", "subject bare", "bare event")
+    ("bare noun", "vague noun", "anybody", "few words", "comma in question", "subject bare", "bare event", "unnamed")
 )
 
 
@@ -103,6 +133,8 @@ def of_words(question: str, answer: str, sentence: str) -> dict[str, float]:
         "anybody": float(_ANYBODY.search(question) is not None),
         "bare answer": float(_BARE_ANSWER.fullmatch(answer) is not None),
         "bare event": float(_PAST.search(question) is not None and not any(_is_named(word) for word in middle)),
+        "indefinite event": float(_INDEFINITE.search(question) is not None),
+        "time of day": float(_PAST.search(question) is not None and _OF_DAY.search(answer) is not None),
         "ordinal": float(_ORDINAL.search(question) is not None),
         "light verb": float(_LIGHT.search(question) is not None),
         "name or number": float(any(_is_named(word) for word in middle)),

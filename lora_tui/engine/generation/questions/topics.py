@@ -2,16 +2,19 @@
 
 "When are lights switched off?" is a question about one house, in a text about that house; whoever has not seen the text
 cannot know which. Where the title names the thing, the name is added; a question that holds a name stays as it is.
+A folder often names its subject in one document, "The Tarrow Mill", and calls it "the mill" in all the others.
 """
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lora_tui.engine.generation.questions import english
 from lora_tui.engine.generation.questions.clauses import parse_clause
 from lora_tui.engine.generation.questions.reading import QuestionAnswer
-from lora_tui.engine.generation.questions.sentences import sentences
-from lora_tui.engine.generation.questions.verbs import may_be_finite, text_of, tokenize
+from lora_tui.engine.generation.questions.sentences import sentences, title_of
+from lora_tui.engine.generation.questions.verbs import Token, may_be_finite, text_of, tokenize
 
 _NAME = r"(?:[A-Z][\w'’&-]*|\d+)"
 _HEADED = re.compile(rf"\b(?:[Tt]he|[Oo]ur) ((?:[a-z-]+ ){{1,3}}(?:of|at|in) (?:the )?{_NAME}(?: {_NAME})*)")
@@ -41,6 +44,7 @@ _DEVICES = frozenset(
 )
 _INSIDE = frozenset("cave valley forest wood woods island marsh village town city quarter district region".split())
 _WHAT_IS = re.compile(r"(?:What|Who) (?:is|was|are|were) the(?: (?!of\b)[a-z-]+){1,3}\?")
+_SUMS = frozenset("price fee cost fare rent charge deposit fine".split())
 _MOST_SUBJECT = 7
 _MOST_WORDS = 12
 """Words of a question that the name is put behind; before a longer one it stands with a comma."""
@@ -53,18 +57,41 @@ class Topic:
     preposition: str
     name: str
 
+    @property
+    def noun(self) -> str:
+        """The noun that stands for it by itself, in lower case: "mill"; a place's own name, "Skerrow"."""
+        head = _noun_before(self.name)
+        return head.casefold() if self.name.startswith("the ") or self.name.split()[-1].islower() else self.name
+
+    def is_told_of(self, text: str) -> bool:
+        """Tell whether a text speaks of it: names it, or says "the mill" more than once."""
+        if self.name.removeprefix("the ") in text:
+            return True
+        return self.noun.islower() and len(re.findall(rf"\b[Tt]he {re.escape(self.noun)}\b", text)) > 1
+
+    def _named_in_full(self, pair: QuestionAnswer) -> QuestionAnswer:
+        """Return the pair with "the mill" of its question named in full."""
+        tokens = tokenize(pair.question)
+        for before, token, after in zip(tokens, tokens[1:], tokens[2:], strict=False):
+            if (before.low, token.text) == ("the", self.noun) and _ends_noun(after):
+                question = f"{pair.question[: before.start]}{self.name}{pair.question[token.end :]}"
+                return replace(pair, question=question)
+        return pair
+
     def complete(self, pair: QuestionAnswer) -> QuestionAnswer:
         """Return the pair with the topic in its question, where the question has no name and is about one thing."""
         words = pair.question.rstrip("?").split()
         if pair.type == "definition" or any(word[0].isupper() or word[0] in '`"“' for word in words[1:]):
             return pair
         own = {word.casefold() for word in self.name.split() if len(word) > 3}
-        if own & {word.casefold() for word in words} or self.name.casefold() in pair.answer.casefold():
+        if self.name.casefold() in pair.answer.casefold():
             return pair
+        if own & {word.casefold() for word in words}:
+            return self._named_in_full(pair)
         where = f"{self.preposition} {self.name}"
         loose = words[-1].casefold() in english.PREPOSITIONS or "," in pair.question
         clause = any(word.casefold() in english.SUBORDINATORS - {"so", "that"} for word in words[2:])
-        if _WHAT_IS.fullmatch(pair.question) and not loose:
+        if _WHAT_IS.fullmatch(pair.question) and not loose and words[-1].casefold() not in _SUMS:
             question = f"{pair.question.rstrip('?')} of {self.name}?"
         elif self.preposition == "for" or " at " in self.name or loose or clause or len(words) > _MOST_WORDS:
             question = f"{where[0].upper()}{where[1:]}, {words[0][0].lower()}{pair.question[1:]}"
@@ -80,6 +107,23 @@ def topic_of(title: str, text: str) -> Topic | None:
     """
     part = re.split(r"[:;.!?–—]\s|,\s", title.strip().strip("#").strip())[0]
     return _named_in(part, text) or _named_in(_first_subject(text), text, is_title=False)
+
+
+def shared_topic(text: str, beginnings: Sequence[str]) -> Topic | None:
+    """Return the topic that another document of the folder is named after and `text` speaks of, if it is one alone.
+
+    `beginnings` are how the folder's documents begin.
+    """
+    known = {topic.name: topic for one in beginnings if (topic := _named_in(title_of(one), one)) is not None}
+    nouns = Counter(topic.noun for topic in known.values())
+    told = [topic for topic in known.values() if nouns[topic.noun] == 1 and topic.is_told_of(text)]
+    return told[0] if len(told) == 1 else None
+
+
+def _ends_noun(token: Token) -> bool:
+    """Tell whether a noun phrase has ended before a token: a verb, a preposition or a sign follows."""
+    closed = english.PREPOSITIONS | english.CONJUNCTIONS | english.FINITE_AUXILIARIES | english.SUBORDINATORS
+    return not token.is_word or token.low in closed | english.ADVERBS or bool(english.verbs_of(token.low))
 
 
 def _first_subject(text: str) -> str:
