@@ -68,19 +68,18 @@ _GOOD = 0.7
 
 @dataclass
 class _Passage:
-    """What is known of a passage: facts without a score, facts that wait to be handed out, answers that are done."""
+    """What is known of a passage: facts without a score, and facts that wait to be handed out."""
 
     found: PassageFacts
     unscored: list[Fact]
     ready: list[tuple[float, Fact]] = field(default_factory=list)
-    answered: set[tuple[str, str]] = field(default_factory=set)
     completed: bool = False
 
-    def leave_out(self, asked: Set[str]) -> None:
-        """Forget facts whose question was `asked`, here or in a passage that overlaps, and those of done answers."""
+    def leave_out(self, asked: Set[str], answered: Set[tuple[str, str]]) -> None:
+        """Forget facts whose question was `asked` or that are `answered`, here or in a passage that overlaps."""
 
         def is_open(fact: Fact) -> bool:
-            return fact.pair.question.casefold() not in asked and fact.key not in self.answered
+            return fact.pair.question.casefold() not in asked and fact.key not in answered
 
         self.unscored = [fact for fact in self.unscored if is_open(fact)]
         self.ready = [(level, fact) for level, fact in self.ready if is_open(fact)]
@@ -114,6 +113,7 @@ class BuiltinModel:
         self._lock = asyncio.Lock()
         self._passages: dict[str, _Passage] = {}
         self._asked: set[str] = set()
+        self._answered: set[tuple[str, str]] = set()  # keys of the facts that were handed out
         self._questions = AskedQuestions()
         self._read: OrderedDict[str, _ReadPassage] = OrderedDict()
         self._scores: dict[tuple[str, str, str], RoundTrip] = {}
@@ -179,6 +179,7 @@ class BuiltinModel:
             facts = await self._ctx.in_torch_thread(self._next_facts, request)
             self._passages.pop(sentence, None)  # a statement may come again
             self._asked.clear()
+            self._answered.clear()
         if self._ctx.stop.is_set():
             raise CallStopped
         if not facts:
@@ -201,7 +202,7 @@ class BuiltinModel:
             known.unscored = by_promise(known.unscored, request, self._questions)
         asked_before = self._asked | {question.casefold() for question in request.avoid}
         while not self._ctx.stop.is_set():
-            known.leave_out(asked_before)
+            known.leave_out(asked_before, self._answered)
             good = sum(level >= _GOOD and self._questions.crowding(fact, request) < 1 for level, fact in known.ready)
             if good >= request.count:
                 break
@@ -221,11 +222,11 @@ class BuiltinModel:
         while known.ready and len(chosen) < request.count:
             _, fact = best = min(known.ready, key=promise)
             known.ready.remove(best)
-            known.answered.add(fact.key)
+            self._answered.add(fact.key)
             self._asked.add(fact.pair.question.casefold())
             self._questions.add(fact.pair.question)
             chosen.append(fact)
-            known.leave_out(self._asked)
+            known.leave_out(self._asked, self._answered)
         return chosen
 
     def _score_facts(self, passage: str, known: _Passage) -> None:

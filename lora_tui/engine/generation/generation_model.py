@@ -100,9 +100,9 @@ class PairRequest:
     """Request for `count` pairs about `passage`, of the kind `slot`, unlike the questions in `avoid`.
 
     `further_topics` are other topics of the set, `directives` advice that the last batch analysis gave, `steering` the
-    same for a program. `opening` is the first passage of the document, where this is a later one; `beginnings` are those of
-    the folder's documents. `focus` are sentences of the passage that nothing was asked about yet; pairs about them
-    are wanted first.
+    same for a program. `opening` is the first passage of the document, where this is a later one; `beginnings` are
+    those of the folder's documents. `focus` are sentences of the passage that nothing was asked about yet; pairs about
+    them are wanted first.
     """
 
     passage: str

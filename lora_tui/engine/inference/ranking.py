@@ -50,9 +50,9 @@ class ReadText:
     """A text of so many `tokens` that a model has read.
 
     `following` are the log-probabilities of the token that comes next, ``(vocabulary,)``; `mean` is the mean
-    log-probability of the tokens of its last part, in nats, and `worst` that of the least probable one; `each` has them
-    all, but for the first of a text at the beginning. `kept` is the text in the model's fast form, or keys and values by
-    layer, ``(1, heads, tokens, head size)``, of transformers' own forward.
+    log-probability of the tokens of its last part, in nats, and `worst` that of the least probable one; `each` has all
+    of them, but for the first of a text at the beginning. `kept` is the text in the model's fast form, or keys and
+    values by layer, ``(1, heads, tokens, head size)``, of transformers' own forward.
     """
 
     tokens: int

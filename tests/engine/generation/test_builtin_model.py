@@ -75,6 +75,18 @@ def test_every_fact_of_a_passage_is_proposed_once(base: BaseModel) -> None:
     assert "412 metres." in [pair.answer for pair in pairs]
 
 
+def test_a_fact_that_two_passages_hold_is_proposed_once(base: BaseModel) -> None:
+    async def story() -> list[str]:
+        model, questions = writer(base), list[str]()
+        for title in ("Prices", "The Tarrow Mill"):  # the second names the question in full
+            passage = f"{title}\n\nA ticket costs two crowns."
+            asked = replace(request(5), passage=passage)
+            questions += [pair.question for pair in (await model.propose(asked, UnrecordedCall())).pairs]
+        return questions
+
+    assert asyncio.run(story()) == ["How much does a ticket cost?"]
+
+
 def test_an_exhausted_passage_says_so(base: BaseModel) -> None:
     async def story() -> Any:
         model = writer(base)

@@ -192,6 +192,8 @@ def test_a_sentence_answers(sentence: str, question: str, answer: str) -> None:
         "The counters walk the path on six evenings.",
         "The next day the wheel goes into the brine for two hours.",
         "The sisters send a cake on his birthday.",
+        "The boat lies at Brell on Mondays, at Oss on Tuesdays and at Linz.",
+        "A ticket costs six pounds for everybody else.",
     ],
 )
 def test_a_sentence_that_leans_on_others_or_is_unclear_is_not_asked_about(sentence: str) -> None:

@@ -92,7 +92,7 @@ def fault_of(question: str, begun: BegunQuestion) -> str | None:
     words = question[:-1].split()
     if len(words) < 4:
         return "the question is too short"
-    if MISREAD.search(question):
+    if MISREAD.search(question) or (begun.opening == "How much" and english.is_plural(words[2])):
         return "the question is no English"
     asked, said, answer = stems(question), stems(begun.sentence), stems(begun.span.text)
     if asked - said:

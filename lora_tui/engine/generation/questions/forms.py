@@ -52,7 +52,8 @@ MISREAD = re.compile(
       | \bwhile\b | \b(?:tonight|yesterday|tomorrow)\b
       | \b(?:next|following|previous|same)\ (?:day|night|morning|evening|week|month|year|spring|summer|autumn|winter)\b
       | \band\ (?:up\ to|about|another|only)\b | \bat\ \w+\ and\ the\b
-      | \bthe\ (?:rest|others?)(?!\ of\b)
+      | \bthe\ (?:rest|others?)(?!\ of\b) | \b(?:else|above\ all)\b
+      | \b(?:two|three|four|five|six|ten|\d+)\ more\b(?!\ than)
       | \ and\ (?:then|for)\b | ,\ (?:and|or)\b.*\?$                 # a list, torn
       | \b(in\ \d{4})\b.*\ \2\b
       | ^when\ (?:does?|did|is|are|was|were)\b.*\ for\ (?:an?|about|\d|\w+\ (?:hours|days|weeks|months|years|minutes))

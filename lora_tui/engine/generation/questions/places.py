@@ -58,15 +58,11 @@ def _where(reading: Reading) -> Iterator[QuestionAnswer]:
         before = reading.phrases[:place]
         if _is_no_place(phrase, before, reading, clause.verb_form.base):
             continue
-        answer = [
-            *phrase.tokens,
-            *(
-                token
-                for p in reading.phrases[place + 1 :]
-                if p.kind == "preposition" and p.head in _PLACE_PREPOSITIONS | {"from"}
-                for token in p.tokens
-            ),
-        ]
+        later = reading.phrases[place + 1 :]
+        places = [p for p in later if p.kind == "preposition" and p.head in _PLACE_PREPOSITIONS | {"from"}]
+        if list(later[: len(places)]) != places:
+            continue  # "lies at Oss on Mondays, at Brell on Tuesdays": a list, torn
+        answer = [*phrase.tokens, *(token for p in places for token in p.tokens)]
         kept = " ".join(phrases_text([p], clause.sentence) for p in before if not unclear_words(p.tokens))
         if clause.verb_form.base in ("bear", "die"):
             yield from make_pair(
