@@ -129,9 +129,13 @@ async def test_reasons_have_a_column_where_there_are_any_and_do_not_repeat_the_s
     await add(
         "rejected", 5.1, "scores 5.1 of 10, the threshold is 7; most is lost by the judge's usefulness (0.40 of 1)"
     )
+    await add(
+        "review", 8.0, "no judge has worked out 486, which neither evidence nor question says: a person should look"
+    )
     async with harness.app((140, 30)) as (app, _):
         await wait_for_text(app, "why not")
         await wait_for_text(app, "the judge's useful")
+        await wait_for_text(app, "no judge has work")
         assert "scores 5.1" not in screen_text(app)
 
 

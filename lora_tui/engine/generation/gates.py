@@ -41,6 +41,9 @@ from lora_tui.text import one_line
 _MIN_QUESTION, _MAX_QUESTION, _MAX_ANSWER = 8, 400, 3000
 """Lengths in characters."""
 
+_WAITING = 2048
+"""Pairs of which it is remembered which claims nothing holds: whoever has them judged asks again, hundreds later."""
+
 # References to the passage. Words such as "context" or "document" are ordinary in many subjects: they count only
 # where they point at our passage.
 _PASSAGE_WORD = (
@@ -165,13 +168,13 @@ def _unsupported_claims(pair: ProposedPair, passage: str) -> Iterator[Refusal]:
         yield Refusal("negated", f"the evidence says the opposite of «{_shown(denied)}»")
 
 
-@lru_cache(maxsize=256)  # whoever has the pair judged asks again
+@lru_cache(maxsize=_WAITING)
 def _unheld_number(question: str, answer: str, evidence: str, passage: str) -> UnheldNumber | None:
     answer = without_quoted_settings(answer, passage)
     return unheld_number(answer, evidence, question, what_it_points_at(evidence, passage), passage)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=_WAITING)
 def _unheld_name(question: str, answer: str, evidence: str, passage: str) -> str | None:
     return wrong_name(without_quoted_settings(answer, passage), with_neighbours(evidence, passage), question, passage)
 

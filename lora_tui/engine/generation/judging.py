@@ -158,22 +158,20 @@ class PairJudge:
         """Return the verdict on a pair with these metrics.
 
         `doubt` is a number of the answer that its judge was asked to work out. Where it did not, or cannot be relied
-        on for that (`can_reckon`), a person has to: nothing was proved either way.
+        on for that (`can_reckon`), a person has to: nothing was proved either way, and measures of words or of the
+        built-in model tell nothing of it.
         """
         decision = self._decide(metrics)
-        if not doubt or decision.verdict != "accepted":
-            return decision
         levels = [metrics[name] for name in ("judge_groundedness", "judge_correctness") if name in metrics]
-        verdict, cause = decision.verdict, decision.cause
+        if not doubt or (decision.verdict != "accepted" and len(levels) == 2):
+            return decision
         if len(levels) < 2 or not can_reckon:
-            verdict, cause = "review", DOUBTFUL
             reason = f"no judge has worked out {doubt}, which neither evidence nor question says: a person should look"
-        elif (least := min(levels)) < MIN_CONFIRMED:
-            verdict, cause = "rejected", DOUBTFUL
+            return replace(decision, verdict="review", cause=DOUBTFUL, reason=reason)
+        if (least := min(levels)) < MIN_CONFIRMED:
             reason = f"the judge does not find that {doubt} follows from the passage ({1 + 4 * least:.1f} of 5)"
-        else:
-            reason = f"the judge finds that {doubt} follows from the passage"
-        return replace(decision, verdict=verdict, cause=cause, reason=f"{decision.reason}; {reason}")
+            return replace(decision, verdict="rejected", cause=DOUBTFUL, reason=reason)
+        return replace(decision, reason=f"{decision.reason}; the judge finds that {doubt} follows from the passage")
 
     def _decide(self, metrics: Mapping[str, float]) -> Decision:
         score = ten_scale(self.aggregator.score(metrics))

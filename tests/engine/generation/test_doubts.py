@@ -117,7 +117,15 @@ def test_one_that_the_judge_is_not_sure_of_is_rejected_where_another_pair_would_
     assert "does not find that 486 follows from the passage (3.0 of 5)" in decision.reason
 
 
-@pytest.mark.parametrize("metrics", [{"coverage": 0.9}, {"judge_correctness": 0.95, "judge_probability": 0.95}])
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"coverage": 0.9},
+        {"coverage": 0.0},
+        {"judge_correctness": 0.95, "judge_probability": 0.95},
+        {"judge_correctness": 0.1, "judge_probability": 0.1},
+    ],
+)
 def test_one_that_no_judge_has_worked_out_is_left_to_a_person(judge: PairJudge, metrics: dict[str, float]) -> None:
     decision = judge.decide(metrics, "486")
     assert (decision.verdict, decision.cause) == ("review", "doubtful number")
