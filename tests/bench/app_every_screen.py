@@ -106,7 +106,9 @@ class EveryPhotographer(Photographer):
             path.write_text(screen_text(self._app) + "\n", encoding="utf-8")
 
     async def go(self, keys: str, replies: list[int]) -> None:
-        """Press keys; WELCOME opens the first dialog, WAIT:N waits for N more replies of a chat."""
+        """Press keys in the smallest terminal; WELCOME opens the first dialog, WAIT:N awaits N more replies."""
+        await self._pilot.resize_terminal(*SIZES[0])
+        await self._pilot.pause()
         for key in keys.split():
             if key == "WELCOME":
                 self._app.action_welcome()

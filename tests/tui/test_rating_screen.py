@@ -7,6 +7,7 @@ import pytest
 from lora_tui.protocol.agreement import ScoreAgreement
 from lora_tui.protocol.rating import RatingItem, RatingQueue
 from lora_tui.tui.screens.rating import RatingScreen
+from lora_tui.tui.views.pairs import evidence_line
 from tests.tui.app_harness import REFUSAL, AppHarness, create_training_run, screen_text, wait_for_text, wait_until
 from tests.tui.test_generate_screen import create_generation_run
 
@@ -204,3 +205,10 @@ async def test_where_nothing_can_be_rated_the_reason_is_shown(harness: AppHarnes
         await pilot.press("w")
         await wait_for_text(app, "It cannot be done.")
         assert not isinstance(app.screen, RatingScreen)
+
+
+def test_a_long_passage_is_shown_from_shortly_before_its_evidence() -> None:
+    passage = "\n\n".join([*(f"Sentence {n} says nothing." for n in range(20)), "Bees dance. They show a way."])
+    assert evidence_line(passage, "They show a way.", 60) == 38
+    assert evidence_line(passage, "Sentence 0 says nothing.", 60) == 0
+    assert evidence_line(passage, "It is not there.", 60) is None

@@ -144,7 +144,7 @@ class Comparison(Container):
         set_title(self.query_one("#compare-settings-box"), f"{title}: what is set differently")
         if not found:
             return Content.styled("Nothing: these runs had the same settings.", DIM)
-        room = max(40, self.query_one("#compare-settings-box").content_size.width)
+        room = max(40, self.query_one("#compare-settings").content_size.width)
         keys = min(_KEY, max(10, room - 8 * len(self._views)))
         width = max(8, (room - keys) // len(self._views))
         head = [(f"{self._title_of(n):<{width}}", f"bold {_COLOURS[n]}") for n in range(len(self._views))]
@@ -170,7 +170,7 @@ class Comparison(Container):
             shown.update(Content.styled("None of these runs was evaluated.", DIM))
             return
         parts: list[Any] = []
-        room = max(40, self.query_one("#compare-answers-box").content_size.width)
+        room = max(40, shown.content_size.width)
         width = (room - 2) // max(1, len(self._views)) - 2
         for prompt, answers in self._answers:
             reference = next(iter(answers.values())).reference

@@ -25,7 +25,7 @@ from lora_tui.protocol.choice import Choice, value_text
 from lora_tui.text import one_line
 from lora_tui.tui.screens.base import ModeScreen, titled
 from lora_tui.tui.services import AppServices
-from lora_tui.tui.text import DIM, safe_line, safe_text, styled
+from lora_tui.tui.text import DIM, hang, safe_line, safe_text, styled
 from lora_tui.tui.views.runs import forecast_lines, short_path
 from lora_tui.tui.widgets.panel import Panel, set_title
 from lora_tui.tui.widgets.row_list import Cell, Column, RowList
@@ -217,7 +217,8 @@ class ConfigureScreen(ModeScreen):
             facts.insert(1, ("in the file", before))
         for name, fact in facts:
             if fact:
-                parts += [(f"\n{name:<12}", DIM), safe_line(fact, 400)]
+                line = styled((f"{name:<12}", DIM), safe_line(fact, 400))
+                parts += ["\n", hang(line, 12, panel.content_size.width or 1000)]
         for advice in () if left else advice_for(self.state.settings, key.name):
             parts += ["\n\n", ("! ", "bold $warning"), safe_text(advice)]
         panel.update(styled(*parts))
@@ -261,6 +262,7 @@ class ConfigureScreen(ModeScreen):
     def on_resize(self) -> None:
         """Break the forecast's lines anew, once its panel has its new size."""
         self.call_after_refresh(self._draw_forecasts)
+        self.call_after_refresh(self._show_key)
 
     def _draw_forecasts(self) -> None:
         panel = self.query_one("#forecast", Panel)

@@ -19,7 +19,7 @@ from lora_tui.tui.screens.base import titled
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_text, styled
 from lora_tui.tui.views import pairs as pair_texts
-from lora_tui.tui.views.pairs import PairWindow
+from lora_tui.tui.views.pairs import PairWindow, evidence_line
 from lora_tui.tui.views.reviews import change_text
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import set_title
@@ -96,6 +96,20 @@ class PairScreen(Dialog[int | None]):
             part = self.query_one(f"#{name}", Static)
             part.display = bool(content.plain)  # without content it takes no room
             part.update(content)
+        self.call_after_refresh(self._scroll_to_evidence)  # when it is laid out
+
+    @on(events.Resize)
+    def _scroll_soon(self) -> None:
+        self.call_after_refresh(self._scroll_to_evidence)
+
+    def _scroll_to_evidence(self) -> None:
+        """Bring the evidence into view where the passage is longer than its place."""
+        if self._detail is None:
+            return
+        box = self.query_one("#passage-box")
+        width = box.scrollable_content_region.width
+        if (line := evidence_line(self._detail.passage, self._detail.pair.evidence, width)) is not None:
+            box.scroll_to(y=line, animate=False)
 
     def action_close(self) -> None:
         """Go back to the list."""

@@ -4,7 +4,6 @@ It shows no score before the rating: who has seen it agrees with it. What was ju
 what the score had said, so that a slip is seen and taken back.
 """
 
-import textwrap
 from typing import Any, ClassVar
 
 from textual import events, on
@@ -16,21 +15,18 @@ from textual.widgets import Static
 
 from lora_tui.protocol.agreement import ScoreAgreement, agreement_text
 from lora_tui.protocol.backend import ReviewResult
-from lora_tui.protocol.rating import ROUND, RatingItem, RatingQueue, RatingTotals, Subject, evidence_span, unwrapped
+from lora_tui.protocol.rating import ROUND, RatingItem, RatingQueue, RatingTotals, Subject
 from lora_tui.text import count, one_line, question_of
 from lora_tui.tui.curve import bar
 from lora_tui.tui.dialogs import Dialog
 from lora_tui.tui.services import AppServices
 from lora_tui.tui.text import DIM, safe_line, safe_text, styled
-from lora_tui.tui.views.pairs import passage_text
+from lora_tui.tui.views.pairs import evidence_line, passage_text
 from lora_tui.tui.views.reviews import change_text
 from lora_tui.tui.widgets.key_hints import KeyHints
 from lora_tui.tui.widgets.panel import Line, set_title
 
 _BAR = 10
-_ABOVE_EVIDENCE = 2
-"""Lines of the passage that stay in view above its evidence."""
-
 _EFFECT = {
     "pair": "g accepts the pair, b rejects it, whatever its score; the file follows",
     "sample": "g: an answer that you would accept, b: one that you would not",
@@ -165,14 +161,9 @@ class RatingScreen(Dialog[str]):
     def _scroll_to_evidence(self) -> None:
         """Bring the evidence into view where the passage is longer than its place."""
         item, source = self._item, self.query_one("#rate-source")
-        passage = "" if item is None else unwrapped(item.passage)
-        span = None if item is None else evidence_span(passage, item.evidence)
         width = source.scrollable_content_region.width
-        if span is None or width <= 0:
-            return
-        above = passage[: span[0]].split("\n")
-        lines = sum(len(textwrap.wrap(part, width)) or 1 for part in above[:-1]) + len(above[-1]) // width
-        source.scroll_to(y=max(0, lines - _ABOVE_EVIDENCE), animate=False)
+        if item is not None and (line := evidence_line(item.passage, item.evidence, width)) is not None:
+            source.scroll_to(y=line, animate=False)
 
     def _summary(self) -> Content:
         """What the sitting has come to: the ratings, and the weights that moved."""

@@ -268,7 +268,7 @@ class StartForm(SettingsForm):
         if self._plan is None:
             return "Plan", Content()
         title = "Plan" if self._plan.blocker is None else "Plan · cannot start yet"
-        room = self.query_one("#form-plan").content_size.width
+        room = self._below.content_size.width
         return title, Content("\n").join(forecast_lines(self._plan, room))
 
     @on(PathInput.Listed)

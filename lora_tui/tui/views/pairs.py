@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
+from textwrap import wrap
 from typing import Any
 
 from textual.content import Content
@@ -33,6 +34,9 @@ from lora_tui.text import one_line
 from lora_tui.tui.curve import bar
 from lora_tui.tui.text import DIM, metric_name, number, safe_line, safe_text, styled
 from lora_tui.tui.theme import VERDICT_COLOURS, VERDICT_WORDS, verdict_label
+
+_ABOVE_EVIDENCE = 2
+"""Lines of the passage that stay in view above its evidence."""
 
 _MARGIN = 150
 """Pairs that are loaded beyond those in view, so that a page up or down finds them loaded."""
@@ -236,6 +240,17 @@ def passage_text(passage: str, evidence: str) -> Content:
         return safe_text(text)
     missing = ("\n\nThe evidence it names is not in the passage:\n", "$warning")
     return styled(safe_text(text), missing, safe_text(evidence, "italic"))
+
+
+def evidence_line(passage: str, evidence: str, width: int) -> int | None:
+    """The line to begin with of a passage in lines of `width` cells, so that its evidence is in view; None: any."""
+    text = unwrapped(passage)
+    span = evidence_span(text, evidence)
+    if span is None or width <= 0:
+        return None
+    above = text[: span[0]].split("\n")
+    lines = sum(len(wrap(part, width)) or 1 for part in above[:-1]) + len(above[-1]) // width
+    return max(0, lines - _ABOVE_EVIDENCE)
 
 
 def _decision_in_force(detail: PairDetail) -> DecisionRow | None:
