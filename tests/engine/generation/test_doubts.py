@@ -65,6 +65,30 @@ def test_working_that_is_shown_counts_where_it_comes_out() -> None:
         assert doubt_about(candidate, evidence) == doubt
 
 
+HUT = "A night costs 38 francs for adults and 19 for children. Members pay ten francs less. Supper costs 29 francs."
+
+
+@pytest.mark.parametrize(
+    ("answer", "doubt"),
+    [
+        ("57 francs: 28 for the night and 29 for supper.", ""),
+        ("58 francs: 28 for the night and 30 for supper.", None),  # 30 in the place of 29
+        ("56 francs, as 38 and 19 are to be paid.", None),  # of what was asked for, 29 and 10 are missing
+    ],
+)
+def test_an_operand_that_is_exchanged_is_proof_and_right_working_is_fine(answer: str, doubt: str | None) -> None:
+    candidate = pair("What does a night with supper cost a member?", answer, HUT)
+    assert (check_gates(candidate, HUT) is None) == (doubt is not None)
+    assert doubt is None or doubt_about(candidate, HUT) == doubt
+
+
+def test_a_result_beside_its_operands_is_a_doubt_though_nothing_asks_for_it() -> None:
+    evidence = "The barrow holds 17 sacks. A sack is filled in 13 turns of the wheel."
+    candidate = pair("How long is the barrow being filled?", "For 231 turns, since 17 sacks take 13 each.", evidence)
+    assert check_gates(candidate, evidence) is None
+    assert doubt_about(candidate, evidence) == "231"
+
+
 def test_a_day_or_month_may_be_worked_out_too() -> None:
     evidence = "The work begins in March and takes five months."
     asked = "When will the work on the ferry end?"
