@@ -181,10 +181,8 @@ async def test_a_sweep_is_a_table_with_the_best_first(harness: AppHarness) -> No
     await harness.populate(create_sweep)
     async with harness.app((140, 42)) as (app, pilot):
         await pilot.press("4")
-        await wait_for_text(app, "sweep 1: lora_lr 1e-3, …")
-        await pilot.press("down", "down")
         await wait_for_text(app, "sweep 1: lora_lr 1e-3, r 16")
-        await pilot.press("home", "S")
+        await pilot.press("S")
         await wait_for_text(app, "4 of 5 runs finished, the best first")
         await wait_for_text(app, "◆ 3")
         rows = [line for line in screen_text(app).splitlines() if "✓ finished" in line or "○ waiting" in line]

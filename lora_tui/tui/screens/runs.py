@@ -171,7 +171,7 @@ class RunsScreen(ModeScreen, ComparisonKeys):
     def _draw_list(self) -> None:
         """Draw the rows, with the sort column marked in the headings."""
         rows, shown = self.query_one(RowList), self._list
-        rows.columns = tuple(Column(one.name, one.width, one.right, least=one.least) for one in self._columns)
+        rows.columns = tuple(Column(one.name, one.width, one.right, one.share, one.least) for one in self._columns)
         names = [column.name for column in self._columns]
         rows.sorted_by = (names.index(shown.sort), shown.arrow == "▼") if shown.sort in names else None
         is_all = not (shown.kind or shown.search)

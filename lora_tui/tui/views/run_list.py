@@ -44,7 +44,8 @@ class RunColumn:
     ascending: bool = False
     right: bool = False
     least: int = 4
-    """Cells that a column of width 0 has at least; such columns share what is left."""
+    share: int = 1
+    """Cells that a column of width 0 has at least, and its share of what is left to such columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +319,7 @@ COLUMNS = (
               ascending=True),
     RunColumn("data", 0, -110, _data_or_note, lambda row: data_of(row.run) or None, ascending=True),
     RunColumn("data", 0, 110, _data, lambda row: data_of(row.run) or None, ascending=True, least=16),
-    RunColumn("note", 0, 110, _note, lambda row: row.run.name or None, ascending=True, least=12),
+    RunColumn("note", 0, 110, _note, lambda row: row.run.name or None, ascending=True, least=16, share=4),
 )  # fmt: skip
 """All columns; `needs` is the least width of the list, or below zero the width from which it is left out."""
 
