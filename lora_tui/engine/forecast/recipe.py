@@ -62,9 +62,9 @@ _FACT_BATCHES = ((100, 8), (_FACTS_BELOW, 16))
 _LEAST_STEPS, _MOST_STEPS = 60, 200
 """Optimizer steps that small data gets; what is read often enough takes more."""
 
-_LEAST_JUDGEMENT_STEPS = 20
-"""Optimizer steps that few preferences get. By trial on ten of them (`tests.bench.preference_move secret`): after 20
-the answer is the preferred one, and nine of twelve others are as they were; after 60 two are."""
+_LEAST_JUDGEMENT_STEPS = 12
+"""Optimizer steps that few preferences get. By trial on ten of them (`tests.bench.preference_move secret`): after 12
+the answer is the preferred one, and eleven of twelve others are as they were; after 21 seven are, after 60 two."""
 
 _PASSES, _FACT_PASSES = 3, 18
 """Passes over the data. Facts are read more often, since most readings are reworded; from `_MUCH` examples on twice."""
