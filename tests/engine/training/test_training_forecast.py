@@ -31,6 +31,7 @@ def _plain_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "gpu_names", lambda: ())
     monkeypatch.setattr(training, "has_apple_gpu", lambda: False)
+    monkeypatch.setattr(training, "multiplies_bfloat16", lambda: False)
     monkeypatch.setattr(training, "_torch_has_cuda", lambda: True)
 
 
