@@ -8,6 +8,7 @@ A refusal needs proof. A number that nothing holds, where one had to be worked o
 and whoever judges it is asked about that number (`doubt_about`).
 """
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from lora_tui.engine.generation.stated_numbers import UnheldNumber, unheld_numbe
 from lora_tui.scoring.words import normalise
 from lora_tui.secrets import find_secret
 from lora_tui.text import one_line
+
+log = logging.getLogger(__name__)
 
 _MIN_QUESTION, _MAX_QUESTION, _MAX_ANSWER = 8, 400, 3000
 """Lengths in characters."""
@@ -98,7 +101,12 @@ def doubt_about(pair: ProposedPair, passage: str) -> str:
 
 @lru_cache(maxsize=256)  # the writer asks, and soon after it whoever stores the pair
 def _first_refusal(question: str, answer: str, evidence: str, passage: str) -> Refusal | None:
-    return next(_refusals(ProposedPair(question, answer, evidence, ""), passage), None)
+    try:
+        return next(_refusals(ProposedPair(question, answer, evidence, ""), passage), None)
+    except Exception as problem:  # a mistake in a rule costs one pair, not the run
+        log.exception("the gates failed on a pair")
+        reason = f"the program's rules failed on it ({type(problem).__name__}): a person should look"
+        return Refusal("gates failed", reason, "review")
 
 
 def passage_reference(text: str) -> str | None:

@@ -338,6 +338,8 @@ def _dates_named(text: str) -> int:
 
 def _is_rounded_off(value: str, answer: str, evidence: str) -> bool:
     """Tell whether a number is said to be rounded, and near one of the evidence, which does not round."""
+    if _PLAIN.fullmatch(value) is None:
+        return False  # a version, an address
     found = re.search(rf"\b({_ABOUT})\W+{re.escape(value)}(?![\d.,]*\d)", _folded(answer))
     if found is None or re.search(rf"\b(?:{_ABOUT})\b", evidence.casefold()):
         return False

@@ -229,3 +229,32 @@ def test_right_answers_in_free_words_pass_and_wrong_ones_like_them_do_not(
 ) -> None:
     refusal = check_gates(ProposedPair(question, answer, evidence, ""), WORKERS)
     assert (refusal.cause if refusal else None) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "evidence"),
+    [
+        ("About 1.200.000 people live in Oss.", "In Oss live 1.234.567 people."),
+        ("It needs over 2.10.1 of the tool.", "It needs 2.9.4 of the tool on 12 machines."),
+        ("Its address is about 192.168.0.7.", "The machine has 12 addresses."),
+    ],
+)
+def test_a_number_with_several_points_is_read_as_it_stands(answer: str, evidence: str) -> None:
+    refusal = check_gates(ProposedPair("What is known of Oss and its tool?", answer, evidence, ""), evidence)
+    assert refusal is not None
+    assert refusal.cause == "wrong number"
+
+
+def test_a_mistake_in_a_rule_costs_a_look_at_one_pair_and_not_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*texts: str) -> None:
+        raise ValueError("1.2.3")
+
+    monkeypatch.setattr("lora_tui.engine.generation.gates.unheld_number", fails)
+    candidate = pair(answer="It was built in 1666.")
+    refusal = check_gates(candidate, PASSAGE)
+    assert refusal is not None
+    assert (refusal.cause, refusal.verdict) == ("gates failed", "review")
+    assert "ValueError" in refusal.reason
+    assert "the gates failed" in caplog.text
