@@ -196,7 +196,7 @@ class Planner:
         self._chosen = chosen
         self._pairs_by_call = pairs_by_call(chosen)
         self._sources = list(corpus.sources)
-        self._begun: list[str] = []  # the first passages of the first sources
+        self._begun: dict[str, str] = {}  # the first passages of the first sources, by document
         self._is_whole = corpus.is_whole
         self.growing = asyncio.Lock()
         """Held while topics change, by what reads on or what groups them."""
@@ -406,10 +406,12 @@ class Planner:
         """Return the first passages of the folder's first files, for the same model: one may name what all tell of."""
         if self._chosen.model != BUILTIN:
             return ()
-        for source in self._sources[len(self._begun) : _MOST_BEGINNINGS]:
-            first = await store_generation.chunk_at(self._store, source.document_id, self._corpus.chunking, 0)
-            self._begun.append(first.passage if first is not None else "")
-        return tuple(self._begun)
+        documents = list(dict.fromkeys(source.document_id for source in self._sources[:_MOST_BEGINNINGS]))
+        for document in documents:
+            if document not in self._begun:  # several calls may read the same at once
+                first = await store_generation.chunk_at(self._store, document, self._corpus.chunking, 0)
+                self._begun[document] = first.passage if first is not None else ""
+        return tuple(self._begun[document] for document in documents)
 
     def _topics_of(self, row: ChunkRow, path: str) -> Sequence[str]:
         """Return the topics of a passage: its own headings, the one it stands under, or its file's name."""

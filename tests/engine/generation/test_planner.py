@@ -9,6 +9,7 @@ import pytest
 
 from lora_tui.config.generation import DataGeneration, Generation
 from lora_tui.engine.generation.planner import Planner, pairs_by_call
+from lora_tui.engine.models.builtin import BUILTIN
 from lora_tui.store import generation as store_generation
 from lora_tui.store import runs, tasks
 from lora_tui.store.connection import Store
@@ -122,6 +123,19 @@ def test_a_request_has_the_passage_its_slot_and_what_to_avoid(tmp_path: Path) ->
         assert short.slot["topic"] == "short"
 
     with_planner(tmp_path, story, chosen())
+
+
+def test_every_call_of_the_built_in_model_is_told_how_each_file_begins_once(tmp_path: Path) -> None:
+    async def story(store: Store, run_id: int, planner: Planner) -> None:
+        await planner.plan(8)
+        planned = await tasks.pending_tasks(store, run_id, "generate", 8)
+        rows = [await planner.passage(task.chunk_id or "") for task in planned]
+        requests = [planner.request(task, row, []) for task, row in zip(planned, rows, strict=True)]
+        told = {request.beginnings for request in await asyncio.gather(*requests)}
+        assert len(told) == 1
+        assert [beginning.split()[0] for beginning in told.pop()] == ["#", "Ants"]
+
+    with_planner(tmp_path, story, chosen().model_copy(update={"model": BUILTIN}))
 
 
 def test_configured_topics_take_the_place_of_the_folders_own(tmp_path: Path) -> None:
