@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from lora_tui.engine.generation import judging
 from lora_tui.engine.generation.analyst import Analyst
@@ -33,7 +33,7 @@ from lora_tui.engine.generation.progress import GenerationProgress
 from lora_tui.engine.runtime.context import RunContext
 from lora_tui.errors import LoraTuiError
 from lora_tui.secrets import redact
-from lora_tui.store import events, tasks
+from lora_tui.store import events, judgements, tasks
 from lora_tui.store import generation as store_generation
 from lora_tui.store import reviews as store_reviews
 from lora_tui.store.connection import Store
@@ -77,7 +77,7 @@ class Workers:
     _index_ids: dict[int, int] = field(default_factory=dict)  # of waiting pairs in `near_duplicates`, by pair id
     _unjudged: list[TaskRow] = field(default_factory=list)  # judge tasks that were planned and not taken yet
     _fresh: dict[int, PairRow] = field(default_factory=dict)  # pairs that no judge was asked about, by id
-    _miscounting: set[str] = field(default_factory=set)  # judges that took a wrong number of a canary for right
+    _reckons: dict[str, bool] = field(default_factory=dict)  # whether a judge told each wrong number of the canaries
 
     def __post_init__(self) -> None:
         self.store, self.run_id = self.ctx.store, self.ctx.run_id
@@ -87,6 +87,8 @@ class Workers:
     async def restore(self) -> None:
         """Take up from the store what the run has done before."""
         await self.analyst.restore(self.progress.accepted)
+        for check in await judgements.checks(self.store, self.run_id):
+            self._take_account(check)
         kept = ("accepted", "waiting")
         found = await store_generation.questions(self.store, self.run_id, kept)
         questions = [question for _, _, question in found]
@@ -144,8 +146,7 @@ class Workers:
     def _report_check(self, check: JudgeCheck, source: str) -> None:
         """Report what was found about a judge, and from where; raises `UnfitJudgeError`."""
         kind, advice = "note", ""
-        if check.misses.get("wrong number"):
-            self._miscounting.add(check.judge)
+        self._take_account(check.fields())
         if check.misses:
             kind, advice = "warning", ".\nPairs with such a fault may be accepted"
             if len(self.model.judges) > 1:
@@ -159,6 +160,10 @@ class Workers:
                 f"{check.text()}.\nThat is fewer than data_generation.judge_must_tell = {least}: lower it, or name "
                 "another judge with data_generation.judge_model."
             )
+
+    def _take_account(self, check: Mapping[str, Any]) -> None:
+        """Learn from the fields of a check, of this process or of one before, whether a judge can work numbers out."""
+        self._reckons[check["judge"]] = check["of"] == len(CANARIES) and not check["misses"].get("wrong number")
 
     # Writing
 
@@ -295,9 +300,13 @@ class Workers:
         await run_shielded(self._decide(task, pair, call, verdict))
 
     def decision(self, pair: ProposedPair, metrics: Mapping[str, float]) -> Decision:
-        """Return the verdict on a pair by its metrics; a doubtful number takes judges that can tell wrong ones."""
-        judges = {judge.name for judge in self.model.judges}
-        return self.pair_judge.decide(metrics, pair.doubt, can_reckon=judges.isdisjoint(self._miscounting))
+        """Return the verdict on a pair by its metrics; a doubtful number takes judges that can tell wrong ones.
+
+        Where judges are to be checked, one that was not (yet) cannot.
+        """
+        unchecked = not self.ctx.settings.data_generation.check_judge
+        able = all(self._reckons.get(judge.name, unchecked) for judge in self.model.judges)
+        return self.pair_judge.decide(metrics, pair.doubt, can_reckon=able)
 
     async def _rate(
         self,

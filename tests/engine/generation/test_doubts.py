@@ -6,6 +6,7 @@ from lora_tui.engine.generation.gates import check_gates, doubt_about
 from lora_tui.engine.generation.generation_model import ProposedPair
 from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.prompts import Prompts
+from lora_tui.engine.generation.remote_judge import RemoteJudge
 from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.scoring.judge import DIMENSIONS
 from lora_tui.scoring.priors import GENERATION_PRIOR
@@ -204,3 +205,27 @@ def test_in_a_run_a_judge_that_took_a_wrong_number_for_right_does_not_decide(
     outcome = harness.run(check_judge=True, total_examples=8)
     assert doubtful_event(harness)["verdict"] == "review"
     assert outcome.result["reasons"]["doubtful number"] == 1
+
+
+def test_what_a_judge_missed_is_known_to_a_run_that_goes_on_when_its_check_is_long_forgotten(
+    harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_tui.engine.jobs.generate.is_own_network", lambda url: False)
+    harness.server.digits = judging("wrong number")
+    first = harness.run(check_judge=True, total_examples=2)
+    monkeypatch.setattr("lora_tui.engine.generation.workers.recall_check", lambda key: None)
+    asking_about_passengers(harness)
+    harness.run(resume=first.run_id, check_judge=True, total_examples=20)
+    assert doubtful_event(harness)["verdict"] == "review"
+
+
+@pytest.mark.parametrize(("key", "verdict"), [("check one", "accepted"), ("", "review")])
+def test_a_judge_that_is_to_be_checked_and_was_not_does_not_decide(
+    harness: GenerationHarness, monkeypatch: pytest.MonkeyPatch, key: str, verdict: str
+) -> None:
+    monkeypatch.setattr("lora_tui.engine.jobs.generate.is_own_network", lambda url: False)
+    monkeypatch.setattr(RemoteJudge, "check_key", property(lambda judge: key))
+    asking_about_passengers(harness)
+    harness.server.digits = judging()
+    harness.run(check_judge=True, total_examples=8)
+    assert doubtful_event(harness)["verdict"] == verdict
