@@ -7,7 +7,7 @@ on the labelled pairs of the tests.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 
@@ -99,20 +99,20 @@ _ROLES = frozenset(
 _SHORT = frozenset("OK ID US UK EU TV AM PM a.m p.m e.g i.e".split())
 
 
-def wrong_name(answer: str, evidence: str, question: str, passage: str) -> str | None:
-    """Return a name of an answer that does not stand where it should.
+def wrong_names(answer: str, evidence: str, question: str, passage: str) -> Iterator[str]:
+    """Yield the names of an answer that do not stand where they should.
 
     Names in code, quotation marks or capitals must be in evidence or question; a capitalised word inside a sentence
     anywhere in the passage. Numbers are looked at elsewhere.
     """
     if (name := wrong_code_name(answer, evidence, question, passage)) is not None:
-        return name
+        yield name
     bare = _QUOTED.sub(" ", answer)
     names = [match.group() for match in _CAPITALISED.finditer(bare)]
     dates = [match.group() for match in _DATE_WORD.finditer(bare)]
     first = _FIRST_WORD.match(bare) if _ASKS_FOR_NAME.match(question) else None
     if not names and not dates and first is None:
-        return None
+        return
     everywhere = _name_key(f"{evidence}\n{question}") + " " + _name_key(passage)
     names += [date for date in dates if date[:3].casefold() not in everywhere]
     if first is not None:
@@ -122,8 +122,7 @@ def wrong_name(answer: str, evidence: str, question: str, passage: str) -> str |
             names.insert(0, first[1])
     for name in names:
         if not _holds(everywhere, name) and not _is_derived(name.casefold(), everywhere):
-            return name
-    return None
+            yield name
 
 
 def may_follow_from_dates(name: str, evidence: str) -> bool:

@@ -5,12 +5,12 @@ number, so what must not happen is refused here. Each refusal has a cause (a sho
 words. What only looks like words to a model is left to a person: a text about such words would look the same.
 
 A refusal needs proof. A number that nothing holds, where one had to be worked out, is a doubt instead: the pair passes,
-and whoever judges it is asked about that number (`doubt_about`).
+and whoever judges it is asked about that number (`doubts_about`).
 """
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -21,11 +21,12 @@ from lora_tui.engine.generation.claims import (
     with_neighbours,
     without_quoted_settings,
     wrong_code_name,
-    wrong_name,
+    wrong_names,
 )
 from lora_tui.engine.generation.generation_model import ProposedPair
 from lora_tui.engine.generation.injection import find_instruction, find_phrase
 from lora_tui.engine.generation.negations import wrong_negation
+from lora_tui.engine.generation.number_reading import as_written
 from lora_tui.engine.generation.question_checks import (
     dangling_reference,
     gives_answer_away,
@@ -34,7 +35,7 @@ from lora_tui.engine.generation.question_checks import (
     trivial,
 )
 from lora_tui.engine.generation.quotations import is_quoted, says_something
-from lora_tui.engine.generation.stated_numbers import UnheldNumber, unheld_number, unknown_figure
+from lora_tui.engine.generation.stated_numbers import UnheldNumber, unheld_numbers, unknown_figure
 from lora_tui.scoring.words import normalise
 from lora_tui.secrets import find_secret
 from lora_tui.text import one_line
@@ -46,6 +47,9 @@ _MIN_QUESTION, _MAX_QUESTION, _MAX_ANSWER = 8, 400, 3000
 
 _WAITING = 2048
 """Pairs of which it is remembered which claims nothing holds: whoever has them judged asks again, hundreds later."""
+
+_SHOWN_OF_DOUBT = 40
+"""Characters of a doubtful number that its judge is shown."""
 
 # References to the passage. Words such as "context" or "document" are ordinary in many subjects: they count only
 # where they point at our passage.
@@ -85,18 +89,18 @@ def check_gates(pair: ProposedPair, passage: str) -> Refusal | None:
     return _first_refusal(pair.question, pair.answer, pair.evidence, passage)
 
 
-def doubt_about(pair: ProposedPair, passage: str) -> str:
-    """Return the number or date of an answer that may have been worked out, but nobody knows how; empty for none.
+def doubts_about(pair: ProposedPair, passage: str) -> tuple[str, ...]:
+    """Return the numbers and dates of an answer that may have been worked out, but nobody knows how, as it has them.
 
     A pair with one is not to be accepted before a judge has worked it out.
     """
     if not is_in_english(passage):
-        return ""
-    number = _unheld_number(pair.question, pair.answer, pair.evidence, passage)
-    if number is not None:
-        return number.value if number.doubtful else ""
-    name = _unheld_name(pair.question, pair.answer, pair.evidence, passage)
-    return name if name and may_follow_from_dates(name, pair.evidence) else ""
+        return ()
+    numbers = _unheld_numbers(pair.question, pair.answer, pair.evidence, passage)
+    names = _unheld_names(pair.question, pair.answer, pair.evidence, passage)
+    found = [as_written(number.value, pair.answer) for number in numbers if number.doubtful]
+    found += [name for name in names if may_follow_from_dates(name, pair.evidence)]
+    return tuple(dict.fromkeys(one_line(one, _SHOWN_OF_DOUBT) for one in found))
 
 
 @lru_cache(maxsize=256)  # the writer asks, and soon after it whoever stores the pair
@@ -164,27 +168,28 @@ def _unsupported_claims(pair: ProposedPair, passage: str) -> Iterator[Refusal]:
         if name := wrong_code_name(pair.answer, pair.evidence, pair.question, passage):
             yield Refusal("wrong name", f"«{_shown(name)}» is neither in the evidence nor in the question")
         return
-    number = _unheld_number(pair.question, pair.answer, pair.evidence, passage)
-    if number is not None and not number.doubtful:
-        yield Refusal("wrong number", f"neither evidence nor question says {_shown(number.value)}")
+    for number in _unheld_numbers(pair.question, pair.answer, pair.evidence, passage):
+        if not number.doubtful:
+            yield Refusal("wrong number", f"neither evidence nor question says {_shown(number.value)}")
     if off := off_the_passage(pair.answer, passage, pair.question, pair.evidence):
         yield Refusal("off the passage", f"the passage does not speak of it: «{_shown(off)}»")
-    name = _unheld_name(pair.question, pair.answer, pair.evidence, passage)
-    if name and not may_follow_from_dates(name, pair.evidence):
-        yield Refusal("wrong name", f"«{_shown(name)}» is neither in the evidence nor in the question")
+    for name in _unheld_names(pair.question, pair.answer, pair.evidence, passage):
+        if not may_follow_from_dates(name, pair.evidence):
+            yield Refusal("wrong name", f"«{_shown(name)}» is neither in the evidence nor in the question")
     if denied := wrong_negation(pair.answer, pair.evidence, pair.question):
         yield Refusal("negated", f"the evidence says the opposite of «{_shown(denied)}»")
 
 
 @lru_cache(maxsize=_WAITING)
-def _unheld_number(question: str, answer: str, evidence: str, passage: str) -> UnheldNumber | None:
+def _unheld_numbers(question: str, answer: str, evidence: str, passage: str) -> Sequence[UnheldNumber]:
     answer = without_quoted_settings(answer, passage)
-    return unheld_number(answer, evidence, question, what_it_points_at(evidence, passage), passage)
+    return unheld_numbers(answer, evidence, question, what_it_points_at(evidence, passage), passage)
 
 
 @lru_cache(maxsize=_WAITING)
-def _unheld_name(question: str, answer: str, evidence: str, passage: str) -> str | None:
-    return wrong_name(without_quoted_settings(answer, passage), with_neighbours(evidence, passage), question, passage)
+def _unheld_names(question: str, answer: str, evidence: str, passage: str) -> Sequence[str]:
+    answer = without_quoted_settings(answer, passage)
+    return tuple(wrong_names(answer, with_neighbours(evidence, passage), question, passage))
 
 
 def _leaning(words: str) -> Refusal:

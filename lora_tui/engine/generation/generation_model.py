@@ -66,7 +66,7 @@ class ProposedPair:
     """A pair as the model wrote it; `evidence` should be a verbatim quotation from the passage.
 
     `question_type` is the type that its writer takes it for; what counts is told from the question
-    (`lora_tui.engine.generation.question_types`). `doubt` is a number of the answer that its judge is to work out.
+    (`lora_tui.engine.generation.question_types`). `doubts` are numbers of the answer that its judge is to work out.
     """
 
     question: str
@@ -74,7 +74,7 @@ class ProposedPair:
     evidence: str
     topic: str
     question_type: str = ""
-    doubt: str = ""
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

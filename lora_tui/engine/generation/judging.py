@@ -7,7 +7,7 @@ from the stored feedback when a run begins and does not change while it runs; ev
 weights. A pair is never accepted or rejected because a call failed: without a rating the verdict is ``review``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -154,24 +154,25 @@ class PairJudge:
     weights_version: int
     threshold: float
 
-    def decide(self, metrics: Mapping[str, float], doubt: str = "", *, can_reckon: bool = True) -> Decision:
+    def decide(self, metrics: Mapping[str, float], doubts: Sequence[str] = (), *, can_reckon: bool = True) -> Decision:
         """Return the verdict on a pair with these metrics.
 
-        `doubt` is a number of the answer that its judge was asked to work out. Where it did not, or cannot be relied
+        `doubts` are numbers of the answer that its judge was asked to work out. Where it did not, or cannot be relied
         on for that (`can_reckon`), a person has to: nothing was proved either way, and measures of words or of the
         built-in model tell nothing of it.
         """
         decision = self._decide(metrics)
         levels = [metrics[name] for name in ("judge_groundedness", "judge_correctness") if name in metrics]
-        if not doubt or (decision.verdict != "accepted" and len(levels) == 2):
+        if not doubts or (decision.verdict != "accepted" and len(levels) == 2):
             return decision
+        doubt, follows = " and ".join(doubts), "follows" if len(doubts) == 1 else "follow"
         if len(levels) < 2 or not can_reckon:
             reason = f"no judge has worked out {doubt}, which neither evidence nor question says: a person should look"
             return replace(decision, verdict="review", cause=DOUBTFUL, reason=reason)
         if (least := min(levels)) < MIN_CONFIRMED:
-            reason = f"the judge does not find that {doubt} follows from the passage ({1 + 4 * least:.1f} of 5)"
+            reason = f"the judge does not find that {doubt} {follows} from the passage ({1 + 4 * least:.1f} of 5)"
             return replace(decision, verdict="rejected", cause=DOUBTFUL, reason=reason)
-        return replace(decision, reason=f"{decision.reason}; the judge finds that {doubt} follows from the passage")
+        return replace(decision, reason=f"{decision.reason}; the judge finds that {doubt} {follows} from the passage")
 
     def _decide(self, metrics: Mapping[str, float]) -> Decision:
         score = ten_scale(self.aggregator.score(metrics))

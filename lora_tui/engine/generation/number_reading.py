@@ -9,7 +9,7 @@ from collections.abc import Iterator, Set
 from decimal import Decimal
 from functools import lru_cache
 
-from lora_tui.engine.generation.quantities import TENS, UNITS, in_digits, plain_number
+from lora_tui.engine.generation.quantities import TENS, UNITS, in_digits, plain_number, with_clock_times
 from lora_tui.scoring.metrics import FUNCTION_WORDS
 from lora_tui.scoring.porter import porter_stem as _stem
 from lora_tui.scoring.words import numbers, tokens
@@ -176,6 +176,31 @@ def in_words(text: str) -> Iterator[str]:
 def number_of(written: str) -> Decimal | None:
     """Return the value of a number in digits, or None for what only looks like one: a version, a time of day."""
     return Decimal(written) if re.fullmatch(r"-?\d+(?:\.\d+)?", written) else None
+
+
+_OF_NUMBER = frozenset({*UNITS, *TENS, *_SCALES, *_MULTIPLES, *"a an and to past o'clock am pm a.m p.m".split()})
+_MOST_WORDS = 6
+
+
+def as_written(value: str, text: str) -> str:
+    """Return a number in the words in which a text writes it, "thirty-eight" for 38, "two thirds" for 2; or itself."""
+    for share in _SHARE.finditer(text):
+        if value in written(share.group()):
+            return share.group()
+    words = [word.strip(",;:.!?()[]\"'“”‘’«»") for word in text.split()]
+    for length in range(1, _MOST_WORDS + 1):
+        for first in range(len(words) + 1 - length):
+            some = words[first : first + length]
+            # Nothing but numbers is repeated: it is told to a judge as ours.
+            if all(_is_of_number(word) for word in some):
+                phrase = " ".join(some)
+                if value in written(phrase) | digits(with_clock_times(phrase)):
+                    return phrase
+    return value
+
+
+def _is_of_number(word: str) -> bool:
+    return all(part in _OF_NUMBER or not re.search(r"[^\W\d_]", part) for part in word.casefold().split("-"))
 
 
 _WITH_NOUN = re.compile(r"(?<![\w.,])(\d+(?:,\d{3})*(?:\.\d+)?|[a-z]+)(?:[ \t]+(?=([^\W\d_]*))|(?=[.,;:!?)]*(?:\s|$)))")

@@ -127,7 +127,11 @@ _WORK_OUT = (
     " stands in the answer and not in the passage. Work out from the passage what it should be. If it comes out as the"
     " answer has it, it counts as a claim of the passage; if not, groundedness and correctness are 1. "
 )
-"""What a judge is told of a number or date that may follow from the passage, and stands before this."""
+_WORK_EACH_OUT = (
+    " stand in the answer and not in the passage. Work out from the passage what each should be. If each comes out as"
+    " the answer has it, they count as claims of the passage; if not, groundedness and correctness are 1. "
+)
+"""What a judge is told of a number or date, or several, that may follow from the passage and stand before this."""
 
 _JUDGE = (
     "You judge a question-answer pair against the passage it was written from. "
@@ -279,7 +283,10 @@ class Prompts(MarkedPrompts):
 
 def _reminder(pair: ProposedPair) -> str:
     """Return what a judge is told behind the data: that it is data, and what it has to work out."""
-    return _REMINDER + (f"«{pair.doubt}»{_WORK_OUT}" if pair.doubt else "")
+    if not pair.doubts:
+        return _REMINDER
+    shown = " and ".join(f"«{doubt}»" for doubt in pair.doubts)
+    return _REMINDER + shown + (_WORK_OUT if len(pair.doubts) == 1 else _WORK_EACH_OUT)
 
 
 def repair(messages: Sequence[Message], reply: str, reason: str, wanted: str) -> list[Message]:

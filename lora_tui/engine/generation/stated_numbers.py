@@ -6,7 +6,7 @@ belongs to something else in the evidence is wrong, too. One that may have been 
 """
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 
 from lora_tui.engine.generation.derived_numbers import (
@@ -45,20 +45,20 @@ class UnheldNumber:
     doubtful: bool = False
 
 
-def unheld_number(
+def unheld_numbers(
     answer: str, evidence: str, question: str, before: str = "", passage: str = ""
-) -> UnheldNumber | None:
-    """Return a number of an answer that nothing holds, or that belongs to something else in the evidence.
+) -> Sequence[UnheldNumber]:
+    """Return numbers of an answer that nothing holds, or that belong to something else in the evidence.
 
-    One that is wrong comes before doubtful ones. `before` is the sentence that the evidence points at, whose numbers
+    One that is wrong, or else all doubtful ones. `before` is the sentence that the evidence points at, whose numbers
     are known, too. A year of the passage may be counted from, where the evidence does so ("two years later").
     """
     if not _may_state(answer):
-        return None
+        return ()
     answer = _LIST_NUMBER.sub("", answer)
     found = _worst(answer, evidence, question, before, passage)
-    if found is None:
-        return None
+    if not found:
+        return ()
     clocked = [with_clock_times(text) for text in (answer, evidence, question, before)]
     if clocked == [answer, evidence, question, before]:
         return found
@@ -67,32 +67,31 @@ def unheld_number(
 
 def wrong_number(answer: str, evidence: str, question: str) -> str | None:
     """Return a number that nothing holds, doubtful or not: for texts, whose judge is not asked to work numbers out."""
-    found = unheld_number(answer, evidence, question)
-    return found.value if found is not None else None
+    return next((found.value for found in unheld_numbers(answer, evidence, question)), None)
 
 
-def _worst(answer: str, evidence: str, question: str, before: str, passage: str) -> UnheldNumber | None:
-    """Return a wrong number of an answer, or else a doubtful one."""
+def _worst(answer: str, evidence: str, question: str, before: str, passage: str) -> Sequence[UnheldNumber]:
+    """Return a wrong number of an answer, or else the doubtful ones."""
     found = list(_unheld(answer, evidence, question, before, passage))
     if not found:
-        return None
+        return ()
     source, unheld = f"{before} {evidence}", {value for value, _ in found}
     right = comes_out(unheld, answer, source, question)
-    doubtful = None
+    doubtful: dict[str, UnheldNumber] = {}
     for value, standing in found:
         if standing == "wrong":
-            return UnheldNumber(value)
+            return (UnheldNumber(value),)
         if value in right:
             continue
         if standing == "doubtful":
-            doubtful = doubtful or UnheldNumber(value, doubtful=True)
+            doubtful[value] = UnheldNumber(value, doubtful=True)
             continue
         if not may_be_reckoned(value, answer, source, question, unheld - right) and not (
             is_one_step(value, answer, source, question)
         ):
-            return UnheldNumber(value)
-        doubtful = doubtful or UnheldNumber(value, doubtful=True)
-    return doubtful
+            return (UnheldNumber(value),)
+        doubtful[value] = UnheldNumber(value, doubtful=True)
+    return tuple(doubtful.values())
 
 
 def _unheld(answer: str, evidence: str, question: str, before: str, passage: str) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from lora_tui.engine.generation.canaries import CANARIES, JudgeCheck
 from lora_tui.engine.generation.corpus import Corpus
 from lora_tui.engine.generation.earlier import EarlierPairs
 from lora_tui.engine.generation.endpoint_memory import recall_check, remember_check
-from lora_tui.engine.generation.gates import Refusal, doubt_about
+from lora_tui.engine.generation.gates import Refusal, doubts_about
 from lora_tui.engine.generation.generation_model import (
     GenerationModel,
     Judgement,
@@ -265,7 +265,7 @@ class Workers:
         pair, known = await self._pair_to_judge(task)
         chunk = await self.planner.passage(pair.chunk_id or "")
         proposed = ProposedPair(pair.question, pair.answer, pair.evidence, pair.topic)
-        proposed = replace(proposed, doubt=doubt_about(proposed, chunk.passage))
+        proposed = replace(proposed, doubts=doubts_about(proposed, chunk.passage))
         if known:
             # Its judge had answered when a person decided; that was taken back. No call is paid for twice.
             await run_shielded(self._decide(task, pair, call, Verdict(self.decision(proposed, known))))
@@ -306,7 +306,7 @@ class Workers:
         """
         unchecked = not self.ctx.settings.data_generation.check_judge
         able = all(self._reckons.get(judge.name, unchecked) for judge in self.model.judges)
-        return self.pair_judge.decide(metrics, pair.doubt, can_reckon=able)
+        return self.pair_judge.decide(metrics, pair.doubts, can_reckon=able)
 
     async def _rate(
         self,
@@ -321,7 +321,7 @@ class Workers:
 
             def accepts(judgement: Judgement) -> bool:
                 metrics = judging.pair_metrics(pair, passage, judgement)
-                return self.pair_judge.decide(metrics, pair.doubt).verdict == "accepted"
+                return self.pair_judge.decide(metrics, pair.doubts).verdict == "accepted"
 
             return await self.panel.judge(task.id, passage, pair, prepare, accepts)
         judgement = await self.model.judges[0].judge(passage, pair, call)

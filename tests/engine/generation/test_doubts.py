@@ -1,8 +1,10 @@
 """A number that may have been worked out is no proof of a fault: the judge is asked about it, or else a person."""
 
+from dataclasses import replace
+
 import pytest
 
-from lora_tui.engine.generation.gates import check_gates, doubt_about
+from lora_tui.engine.generation.gates import check_gates, doubts_about
 from lora_tui.engine.generation.generation_model import ProposedPair
 from lora_tui.engine.generation.judging import PairJudge
 from lora_tui.engine.generation.prompts import Prompts
@@ -37,7 +39,7 @@ def pair(question: str, answer: str, evidence: str = PASSAGE) -> ProposedPair:
 def test_a_number_that_had_to_be_worked_out_is_a_doubt(question: str, answer: str, number: str) -> None:
     candidate = pair(question, answer)
     assert check_gates(candidate, PASSAGE) is None
-    assert doubt_about(candidate, PASSAGE) == number
+    assert doubts_about(candidate, PASSAGE) == (number,)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_working_that_is_shown_counts_where_it_comes_out() -> None:
     for answer, doubt in (("920 people, as each seats 230.", ""), ("820 people, as each seats 230.", "820")):
         candidate = pair("How many people could sail at once?", answer, evidence)
         assert check_gates(candidate, evidence) is None
-        assert doubt_about(candidate, evidence) == doubt
+        assert doubts_about(candidate, evidence) == ((doubt,) if doubt else ())
 
 
 HUT = "A night costs 38 francs for adults and 19 for children. Members pay ten francs less. Supper costs 29 francs."
@@ -80,20 +82,20 @@ HUT = "A night costs 38 francs for adults and 19 for children. Members pay ten f
 def test_an_operand_that_is_exchanged_is_proof_and_right_working_is_fine(answer: str, doubt: str | None) -> None:
     candidate = pair("What does a night with supper cost a member?", answer, HUT)
     assert (check_gates(candidate, HUT) is None) == (doubt is not None)
-    assert doubt is None or doubt_about(candidate, HUT) == doubt
+    assert doubt is None or doubts_about(candidate, HUT) == ((doubt,) if doubt else ())
 
 
 def test_a_result_beside_its_operands_is_a_doubt_though_nothing_asks_for_it() -> None:
     evidence = "The barrow holds 17 sacks. A sack is filled in 13 turns of the wheel."
     candidate = pair("How long is the barrow being filled?", "For 231 turns, since 17 sacks take 13 each.", evidence)
     assert check_gates(candidate, evidence) is None
-    assert doubt_about(candidate, evidence) == "231"
+    assert doubts_about(candidate, evidence) == ("231",)
 
 
 def test_a_day_or_month_may_be_worked_out_too() -> None:
     evidence = "The work begins in March and takes five months."
     asked = "When will the work on the ferry end?"
-    assert doubt_about(pair(asked, "It will end in August.", evidence), evidence) == "August"
+    assert doubts_about(pair(asked, "It will end in August.", evidence), evidence) == ("August",)
     assert check_gates(pair(asked, "It will end in August.", evidence), evidence) is None
     evidence = "The work begins in March."
     refusal = check_gates(pair("When does the work begin?", "The work begins in August.", evidence), evidence)
@@ -102,8 +104,34 @@ def test_a_day_or_month_may_be_worked_out_too() -> None:
 
 
 def test_a_number_that_is_held_is_no_doubt() -> None:
-    assert doubt_about(pair("How many cars does the ferry carry?", "It carries 48 cars."), PASSAGE) == ""
-    assert doubt_about(pair("How many more passengers than cars does it carry?", "162 more."), PASSAGE) == ""
+    assert doubts_about(pair("How many cars does the ferry carry?", "It carries 48 cars."), PASSAGE) == ()
+    assert doubts_about(pair("How many more passengers than cars does it carry?", "162 more."), PASSAGE) == ()
+
+
+def test_every_doubt_of_an_answer_is_told() -> None:
+    evidence = "The sale of 12 boats and 2 rafts begins on Monday and takes four days."
+    asked = "How many boats and rafts are sold in all, and until when?"
+    candidate = pair(asked, "In all 19, so 23 less, by Friday.", evidence)
+    assert check_gates(candidate, evidence) is None
+    assert doubts_about(candidate, evidence) == ("19", "23", "Friday")
+    wrong = pair(asked, "It is 19 boats, and the sale ends on Friday, as Peter says.", evidence)
+    refusal = check_gates(wrong, evidence)
+    assert refusal is not None
+    assert refusal.reason.startswith("«Peter»")
+
+
+@pytest.mark.parametrize(
+    ("answer", "doubt"),
+    [
+        ("It carries thirty-eight more.", "thirty-eight"),
+        ("Two thirds more.", "Two thirds"),
+        ("It carries " + "9" * 2900 + " more.", "9" * 39 + "…"),
+        ("It carries two hundred and five more.", "two hundred and five"),
+        ("It carries full486marks more.", "486"),
+    ],
+)
+def test_a_doubt_is_told_as_the_answer_has_it_and_briefly(answer: str, doubt: str) -> None:
+    assert doubts_about(pair(MORE, answer), PASSAGE) == (doubt,)
 
 
 # The judge
@@ -111,7 +139,9 @@ def test_a_number_that_is_held_is_no_doubt() -> None:
 
 def test_the_judge_is_told_to_work_the_number_out_and_of_no_other_pair() -> None:
     prompts, plain = Prompts("mark"), pair(MORE, "486 more.")
-    doubtful = ProposedPair(MORE, "486 more.", PASSAGE, "", doubt="486")
+    doubtful = ProposedPair(MORE, "486 more.", PASSAGE, "", doubts=("486",))
+    several = replace(doubtful, doubts=("486", "Friday"))
+    assert "«486» and «Friday» stand in the answer" in prompts.judge(PASSAGE, several)[-1]["content"]
     asked = "«486» stands in the answer and not in the passage. Work out"
     assert asked in prompts.judge(PASSAGE, doubtful)[-1]["content"]
     assert asked in prompts.judge(PASSAGE, doubtful, in_json=True)[-1]["content"]
@@ -130,14 +160,16 @@ def judge() -> PairJudge:
 
 
 def test_a_doubtful_number_is_accepted_if_the_judge_finds_that_it_follows(judge: PairJudge) -> None:
-    decision = judge.decide(levels(1.0, 1.0), "486")
+    decision = judge.decide(levels(1.0, 1.0), ["486"])
     assert decision.verdict == "accepted"
     assert decision.reason.endswith("; the judge finds that 486 follows from the passage")
+    several = judge.decide(levels(1.0, 1.0), ["486", "Friday"])
+    assert several.reason.endswith("; the judge finds that 486 and Friday follow from the passage")
 
 
 def test_one_that_the_judge_is_not_sure_of_is_rejected_where_another_pair_would_pass(judge: PairJudge) -> None:
     assert judge.decide(levels(1.0, 0.5)).verdict == "accepted"
-    decision = judge.decide(levels(1.0, 0.5), "486")
+    decision = judge.decide(levels(1.0, 0.5), ["486"])
     assert (decision.verdict, decision.cause) == ("rejected", "doubtful number")
     assert "does not find that 486 follows from the passage (3.0 of 5)" in decision.reason
 
@@ -152,13 +184,13 @@ def test_one_that_the_judge_is_not_sure_of_is_rejected_where_another_pair_would_
     ],
 )
 def test_one_that_no_judge_has_worked_out_is_left_to_a_person(judge: PairJudge, metrics: dict[str, float]) -> None:
-    decision = judge.decide(metrics, "486")
+    decision = judge.decide(metrics, ["486"])
     assert (decision.verdict, decision.cause) == ("review", "doubtful number")
     assert "a person should look" in decision.reason
 
 
 def test_one_is_left_to_a_person_if_the_judge_is_known_to_take_wrong_numbers(judge: PairJudge) -> None:
-    assert judge.decide(levels(1.0, 1.0), "486", can_reckon=False).verdict == "review"
+    assert judge.decide(levels(1.0, 1.0), ["486"], can_reckon=False).verdict == "review"
 
 
 # A run

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_tui.engine.generation.gates import check_gates, doubt_about
+from lora_tui.engine.generation.gates import check_gates, doubts_about
 from lora_tui.engine.generation.generation_model import ProposedPair
 from lora_tui.engine.generation.quotations import is_quoted
 
@@ -146,7 +146,7 @@ def test_other_units_are_worked_out_and_bare_answers_held_to_their_kind(
 ) -> None:
     measured = ProposedPair(question, answer, MEASURED, "")
     refusal = check_gates(measured, MEASURED)
-    assert (refusal.cause if refusal else "doubtful" if doubt_about(measured, MEASURED) else None) == expected
+    assert (refusal.cause if refusal else "doubtful" if doubts_about(measured, MEASURED) else None) == expected
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_a_mistake_in_a_rule_costs_a_look_at_one_pair_and_not_the_run(
     def fails(*texts: str) -> None:
         raise ValueError("1.2.3")
 
-    monkeypatch.setattr("lora_tui.engine.generation.gates.unheld_number", fails)
+    monkeypatch.setattr("lora_tui.engine.generation.gates.unheld_numbers", fails)
     candidate = pair(answer="It was built in 1666.")
     refusal = check_gates(candidate, PASSAGE)
     assert refusal is not None

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from lora_tui.engine.generation.gates import check_gates, doubt_about
+from lora_tui.engine.generation.gates import check_gates, doubts_about
 from lora_tui.engine.generation.generation_model import ProposedPair
 from lora_tui.engine.generation.near_duplicates import NearDuplicates
 from lora_tui.engine.generation.number_reading import written
@@ -63,7 +63,7 @@ def _proposed(labelled: dict[str, str]) -> ProposedPair:
 def _cause(pair: ProposedPair, passage: str) -> str | None:
     if (refusal := check_gates(pair, passage)) is not None:
         return refusal.cause
-    return DOUBT if doubt_about(pair, passage) else None
+    return DOUBT if doubts_about(pair, passage) else None
 
 
 @cache

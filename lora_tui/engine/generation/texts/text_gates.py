@@ -7,7 +7,7 @@ words that point at the passage, a copy of it, a text that is there already.
 import re
 from collections.abc import Iterator, Sequence
 
-from lora_tui.engine.generation.claims import off_the_passage, wrong_name
+from lora_tui.engine.generation.claims import off_the_passage, wrong_names
 from lora_tui.engine.generation.gates import Refusal, passage_reference
 from lora_tui.engine.generation.injection import find_instruction
 from lora_tui.engine.generation.question_checks import other_language
@@ -88,7 +88,7 @@ def _unsupported(text: NewText, passage: str, questions: str) -> Iterator[Refusa
             yield Refusal("wrong number", f"the passage does not say {_shown(number)}")
         if off := off_the_passage(part, passage, questions):
             yield Refusal("off the passage", f"the passage does not speak of it: «{_shown(off)}»")
-        if name := wrong_name(part, passage, questions, passage):
+        if name := next(wrong_names(part, passage, questions, passage), None):
             yield Refusal("wrong name", f"«{_shown(name)}» is not in the passage")
 
 

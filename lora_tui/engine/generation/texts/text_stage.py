@@ -14,7 +14,7 @@ from functools import partial
 
 from lora_tui.engine.generation import analysis, judging
 from lora_tui.engine.generation.corpus import Corpus, title_of
-from lora_tui.engine.generation.gates import Refusal, check_gates, doubt_about
+from lora_tui.engine.generation.gates import Refusal, check_gates, doubts_about
 from lora_tui.engine.generation.generation_model import (
     CallFailed,
     CallStopped,
@@ -286,7 +286,7 @@ class TextStage:
             pair = await store_generation.pair(self.store, row.pair_id or 0)
             evidence = pair.evidence if pair is not None else chunk.text
             proposed = ProposedPair(row.title, row.body, evidence, "")
-            proposed = replace(proposed, doubt=doubt_about(proposed, chunk.text))
+            proposed = replace(proposed, doubts=doubts_about(proposed, chunk.text))
             judgement = await self.model.judges[0].judge(chunk.text, proposed, call)
             metrics = judging.pair_metrics(proposed, chunk.text, judgement)
             decision = self.workers.decision(proposed, metrics)
