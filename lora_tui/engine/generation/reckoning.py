@@ -108,6 +108,11 @@ _MOST_BY_CHANCE = 12
 """Up to here a number may be one step from some others by chance: nothing follows from it in turn."""
 
 _BY = re.compile(r"\bby \d")
+_SHARES = ("percent", "per cent", "share of", "what share", "fraction", "proportion")
+_PERCENT = re.compile(r"%|\bper ?cent")
+_HOURS = re.compile(r"\b(?:hour|minute|second|min)s?\b", re.IGNORECASE)
+"""By lengths such as these one time of day follows from another."""
+
 _ABOUT = "about|around|roughly|nearly|almost|approximately|some|just (?:under|over)|(?:more|less) than|over|under"
 _ROUNDED_OFF = 0.25
 _EACH = re.compile(r"\W+(?:each|apiece|per|an?)\b")
@@ -224,7 +229,7 @@ def may_be_reckoned(value: str, answer: str, evidence: str, question: str, unhel
     own |= _kinds_asked(question) if asked_for else set()
     there = {kind for _, kinds in theirs for kind in kinds}
     asks = _asks_to_reckon(question, evidence)
-    if asked_for and (asks or ("clock" in own and {"clock", "time"} <= there)):
+    if asked_for and (asks or ("clock" in own and _is_by_hours(evidence, ours, theirs))):
         return True
     shows = _shows_working(value, answer, {value, *unheld})
     if _is_rounded_off(value, answer, evidence):
@@ -242,6 +247,13 @@ def may_be_reckoned(value: str, answer: str, evidence: str, question: str, unhel
         return True
     counts = _HOW_MANY.search(question) is not None
     return _follows_from_others(own, there, [kinds for _, kinds in theirs], counts=counts)
+
+
+def _is_by_hours(evidence: str, ours: Numbers, theirs: Numbers) -> bool:
+    """Tell whether a time of day may follow from another, unless one is repeated: "5 to 11" stands for "9 to 11"."""
+    times = {number for number, kinds in theirs if "clock" in kinds}
+    said = {number for number, _ in ours}
+    return bool(times) and _HOURS.search(evidence) is not None and (times <= said or not times & said)
 
 
 def _is_exchanged(own: Set[str], ours: Numbers, theirs: Numbers) -> bool:
@@ -293,7 +305,7 @@ def _asks_to_reckon(question: str, evidence: str) -> bool:
     """Tell whether a question asks for what has to be worked out, or brings a number or a period of its own."""
     told = evidence.casefold()
     found = (match.group().casefold() for match in _ASKS_TO_RECKON.finditer(question))
-    if any(asked not in told and not (asked.startswith("by how") and _BY.search(_folded(told))) for asked in found):
+    if not all(asked in told or _is_told_otherwise(asked, told) for asked in found):
         return True
     if not _ASKS_FOR_NUMBER.search(question):
         return False
@@ -301,6 +313,13 @@ def _asks_to_reckon(question: str, evidence: str) -> bool:
     if any(number not in known and "year" not in kinds for number, kinds in _numbers(_NAMED.sub(" ", question))):
         return True
     return not _periods(question) <= _periods(evidence)
+
+
+def _is_told_otherwise(asked: str, told: str) -> bool:
+    """Tell whether a text says in other words what is asked for: "93 %", a share; of several it may be the rest."""
+    if asked.startswith("by how"):
+        return _BY.search(_folded(told)) is not None
+    return asked.startswith(_SHARES) and len(_PERCENT.findall(told)) == 1
 
 
 def _periods(text: str) -> set[str]:

@@ -68,6 +68,32 @@ def test_working_that_is_shown_counts_where_it_comes_out() -> None:
         assert doubts_about(candidate, evidence) == ((doubt,) if doubt else ())
 
 
+BARN = "Of the beams of the barn 93 % are oak, the rest is pine."
+MILL = "The mill opens at 9 am and closes at 11 pm, 90 days a year, and a tour takes 2 hours."
+TRAIN = "The first train leaves at 6:10, and the others follow every 25 minutes."
+WOODS = "Of the beams of the barn 93 % are oak and 3 % are larch, the rest is pine."
+
+
+@pytest.mark.parametrize(
+    ("evidence", "question", "answer", "doubts"),
+    [
+        (BARN, "What percentage of the beams of the barn is oak?", "46 percent are oak.", None),
+        (BARN.replace(" %", " percent"), "What percentage of the beams is oak?", "46 percent are oak.", None),
+        (BARN, "What share of the beams of the barn is oak?", "46 %.", None),
+        (WOODS, "What share of the beams of the barn is pine?", "4 %.", ("4",)),
+        (MILL, "When does the mill open and close?", "It opens at 5 am and closes at 11 pm.", None),
+        (MILL.split(", and")[0], "When does the mill open?", "It opens at 5 am.", None),
+        (TRAIN, "When does the fourth train leave?", "At 7:25.", ("7:25",)),
+    ],
+)
+def test_a_share_or_time_of_day_is_a_doubt_only_where_it_can_follow(
+    evidence: str, question: str, answer: str, doubts: tuple[str, ...] | None
+) -> None:
+    candidate = pair(question, answer, evidence)
+    assert (check_gates(candidate, evidence) is None) == (doubts is not None)
+    assert doubts is None or doubts_about(candidate, evidence) == doubts
+
+
 HUT = "A night costs 38 francs for adults and 19 for children. Members pay ten francs less. Supper costs 29 francs."
 
 
