@@ -3,7 +3,7 @@
 import pytest
 
 from lora_tui.engine.generation.questions import rules
-from lora_tui.engine.generation.questions.passage_facts import Fact, facts_of
+from lora_tui.engine.generation.questions.passage_facts import Fact, facts_of, with_full_names
 from lora_tui.engine.generation.questions.reading import QuestionAnswer
 from lora_tui.engine.generation.questions.signs import of_words
 
@@ -142,3 +142,21 @@ def test_my_aunt_is_called_by_her_name() -> None:
     assert "When did Philippa Rook sell honey?" in found
     assert found["When did Philippa Rook die?"].evidence == "My aunt died in 1951."
     assert not any("uncle" in question for question in found)
+
+
+@pytest.mark.parametrize(
+    ("question", "whole"),
+    [
+        ("When did Frisk varnish the boat?", "When did Leopold Frisk varnish the boat?"),
+        ("Who sold Frisk Street near Frisk's boat?", "Who sold Frisk Street near Leopold Frisk's boat?"),
+        ("What was painted by Frisk?", "What was painted by Leopold Frisk?"),
+        ("When did Leopold Frisk give Frisk's boat away?", None),
+        ("When did the Frisk family sell the shop?", None),
+        ("What is made by Frisk furniture?", None),
+        ("When was the Mill built?", None),
+    ],
+)
+def test_a_surname_is_told_in_full_where_it_stands_for_the_person(question: str, whole: str | None) -> None:
+    people = {"Frisk": "Leopold Frisk", "Mill": "John Mill"}
+    pair = QuestionAnswer(question, "In 1912.", "fact", "thing", "what_object")
+    assert with_full_names(pair, people).question == (whole or question)

@@ -31,6 +31,8 @@ from lora_tui.engine.generation.questions.topics import shared_topic, topic_of
 from lora_tui.engine.generation.questions.verbs import Token, tokenize
 
 _MIN_WORDS, _MAX_WORDS = 4, 45
+_PART = re.compile(r"[^ '’?,]+|['’?,][^ ]*")
+_ARTICLES = frozenset({"the", "a", "an"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +122,24 @@ def facts_of(passage: str, heading: str = "", opening: str = "", beginnings: Seq
 
 def with_full_names(pair: QuestionAnswer, people: Mapping[str, str]) -> QuestionAnswer:
     """Return the pair with the first surname of its question as the full name: "Frisk" is Leopold Frisk."""
-    words = re.split(r"(?<=\w)(?=['’?,])| ", pair.question)
-    for before, word, following in zip(words, words[1:], [*words[2:], ""], strict=False):
+    words = list(_PART.finditer(pair.question))
+    for before, found, following in zip(words, words[1:], [*(match.group() for match in words[2:]), ""], strict=False):
+        word = found.group()
         full = people.get(word)
-        if full is None or full == word or not before[:1].islower() or following[:1].isupper() or word in pair.answer:
+        if full is None or full == word or not before.group()[:1].islower() or before.group() in _ARTICLES:
             continue
-        return replace(pair, question=re.sub(rf"\b{re.escape(word)}\b", full, pair.question, count=1))
+        if full in pair.question or word in pair.answer or following[:1].isupper():
+            continue  # it is said already, would tell the answer, or is part of another name: "Frisk Street"
+        if before.group() not in english.FINITE_AUXILIARIES and _is_noun(following):
+            continue
+        return replace(pair, question=pair.question[: found.start()] + full + pair.question[found.end() :])
     return pair
+
+
+def _is_noun(word: str) -> bool:
+    """Tell whether a word behind a name can only be a noun, which the name then stands for: "by Frisk furniture"."""
+    closed = english.PRONOUNS | english.PREPOSITIONS | english.SUBORDINATORS | english.ADVERBS | english.CONJUNCTIONS
+    return word[:1].isalpha() and word not in closed | english.DETERMINERS and not english.verbs_of(word)
 
 
 def _dated(pair: QuestionAnswer, year: str) -> QuestionAnswer:
