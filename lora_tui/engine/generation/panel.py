@@ -223,5 +223,6 @@ def _answered(answers: Sequence[Judgement | CallFailed]) -> bool:
 
 
 def _hash(subject: str, passage: str, pair: ProposedPair) -> str:
-    text = json.dumps([subject, passage, pair.question, pair.answer])
+    asked = [subject, passage, pair.question, pair.answer]
+    text = json.dumps([*asked, pair.doubts] if pair.doubts else asked)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

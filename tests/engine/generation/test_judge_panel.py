@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from lora_tui.scoring.judge import DIMENSIONS
 from lora_tui.scoring.priors import JUDGE_DISAGREEMENT
 from lora_tui.store.connection import Store
 from tests.engine.generation.generation_harness import GenerationHarness
+from tests.engine.generation.test_doubts import MORE, asking_about_passengers
 from tests.engine.review.one_pair import override_pair
 from tests.openai_server import http
 
@@ -164,6 +166,28 @@ def test_an_answer_of_one_judge_outlives_the_process(panel: GenerationHarness) -
     assert (second.state, second.result["accepted"]) == ("finished", 4)
     assert asked(panel)["one"] == len(panel.rows("SELECT 1 FROM judgements WHERE judge='one'"))
     assert answered(panel) == len(panel.rows("SELECT 1 FROM judgements"))
+
+
+def test_an_answer_that_was_not_about_the_doubt_is_not_taken_for_one(
+    panel: GenerationHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for other in filter(Path.is_file, panel.input.rglob("*")):
+        other.unlink()
+    asking_about_passengers(panel)
+    panel.server.model_faults["two"] = http(401, "who are you?")
+    with monkeypatch.context() as older:
+        older.setattr("lora_tui.engine.generation.workers.doubts_about", lambda pair, passage: ())
+        first = panel.run(total_examples=4, max_concurrency=1)
+    doubted = panel.rows(
+        "SELECT tasks.id FROM judgements JOIN tasks ON tasks.id=judgements.task_id JOIN pairs ON pairs.id=tasks.pair_id"
+        " WHERE question=?",
+        MORE,
+    )
+    assert len(doubted) == 1
+    panel.server.model_faults.clear()
+    panel.run(resume=first.run_id, total_examples=8)
+    told = [str(one.body["model"]) for one in panel.server.received if "«486» stands" in str(one.body["messages"])]
+    assert sorted(told) == ["one", "two"]
 
 
 def test_each_judge_of_a_panel_is_checked(panel: GenerationHarness) -> None:
