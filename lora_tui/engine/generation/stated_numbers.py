@@ -102,14 +102,14 @@ def _unheld(answer: str, evidence: str, question: str, before: str, passage: str
     pool = known | ({"1"} if _ONE_LATER.search(evidence) or _ONE_LATER.search(question) else set())
     pool |= {"100"} if PERCENT.search(evidence.casefold()) else set()
     pool |= set(YEAR.findall(passage)) if _SINCE.search(evidence.casefold()) else set()
-    exchanged = _exchanged(answer, evidence, question)
-    if exchanged is not None and exchanged in known and not says_total(answer):
-        if is_first(exchanged, answer):
+    for exchanged in sorted(_exchanged(answer, evidence, question)):
+        if exchanged in known and not says_total(answer):
+            if is_first(exchanged, answer):
+                yield exchanged, ""
+        elif exchanged not in (
+            worked_out(answer, evidence, question) | named_derivations(answer, evidence, question, known)
+        ):
             yield exchanged, ""
-    elif exchanged is not None and exchanged not in (
-        worked_out(answer, evidence, question) | named_derivations(answer, evidence, question, known)
-    ):
-        yield exchanged, ""
     answer = without_held_shares(answer, known)
     ours = digits(answer) | set(in_words(answer))
     lists = {listed(answer), listed(evidence)}
@@ -154,8 +154,8 @@ def unknown_figure(answer: str, source: str) -> str | None:
     return next((one for one in sorted(large) if one not in known and not follows(one, known, set())), None)
 
 
-def _exchanged(answer: str, evidence: str, question: str) -> str | None:
-    """Return a number of an answer that belongs to something else in the evidence: 48 are the cars, not the passengers.
+def _exchanged(answer: str, evidence: str, question: str) -> Iterator[str]:
+    """Yield the numbers of an answer that belong to something else in the evidence: 48 are the cars, not passengers.
 
     What is counted is the word behind a number, or the one that the question asks "how many" of.
     """
@@ -169,5 +169,4 @@ def _exchanged(answer: str, evidence: str, question: str) -> str | None:
         elsewhere = {other for number, other in there if number == value}
         works_out = follows(value, stated(evidence) | stated(question), stated(answer) - {value}, by_chance=True)
         if "" not in elsewhere if elsewhere else not works_out:
-            return value
-    return None
+            yield value

@@ -7,8 +7,10 @@ import pytest
 from lora_tui.engine.generation.gates import check_gates, doubts_about
 from lora_tui.engine.generation.generation_model import ProposedPair
 from lora_tui.engine.generation.judging import PairJudge
+from lora_tui.engine.generation.number_reading import counted
 from lora_tui.engine.generation.prompts import Prompts
 from lora_tui.engine.generation.remote_judge import RemoteJudge
+from lora_tui.engine.generation.stated_numbers import unheld_numbers
 from lora_tui.scoring.aggregator import AdaptiveAggregator
 from lora_tui.scoring.judge import DIMENSIONS
 from lora_tui.scoring.priors import GENERATION_PRIOR
@@ -58,6 +60,17 @@ def test_a_number_in_the_place_of_another_is_proof(question: str, answer: str) -
     refusal = check_gates(pair(question, answer), PASSAGE)
     assert refusal is not None
     assert refusal.cause == "wrong number"
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_of_two_exchanged_numbers_the_order_in_which_they_are_looked_at_does_not_matter(
+    monkeypatch: pytest.MonkeyPatch, *, backwards: bool
+) -> None:
+    def in_order(text: str) -> list[tuple[str, str]]:
+        return sorted(counted(text), reverse=backwards)
+
+    monkeypatch.setattr("lora_tui.engine.generation.stated_numbers.counted", in_order)
+    assert unheld_numbers("It carries 210 cars and 48 passengers.", PASSAGE, "What does the ferry of Lorne carry?")
 
 
 def test_working_that_is_shown_counts_where_it_comes_out() -> None:
