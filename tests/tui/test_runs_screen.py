@@ -1,5 +1,6 @@
 """Runs: the history, looking at one, comparing several, and what can be done with each."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from lora_tui.store.connection import Store
 from lora_tui.tui.app import LoraApp
 from lora_tui.tui.screens.compare import CompareScreen
 from lora_tui.tui.screens.runs import RunsScreen
+from lora_tui.tui.views.training import TrainingView
 from lora_tui.tui.widgets.line_plot import LinePlot
 from tests.tui.app_harness import (
     REFUSAL,
@@ -98,6 +100,32 @@ async def test_marked_runs_are_compared_in_curves_settings_and_answers(harness: 
         await wait_until(lambda: app.screen.query_one(title).border_title == "Learning rate by tokens seen")
         await pilot.press("escape", "escape")
         await wait_until(lambda: not app.screen.has_class("-comparing"))
+
+
+async def test_other_marks_and_a_resize_while_runs_are_read_leave_the_comparison_whole(
+    harness: AppHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank in (16, 8, 4):
+        await harness.populate(lambda store, r=rank: create_training_run(store, settings={"fine_tuning.lora.r": r}))
+    follow, reads = TrainingView.follow, []
+
+    async def slow(view: TrainingView, store: Store) -> bool:
+        reads.append(view.run.id)
+        await asyncio.sleep(0.3)
+        return await follow(view, store)
+
+    async with harness.app() as (app, pilot):
+        await pilot.press("4")
+        await wait_for_text(app, "3 runs")
+        await pilot.press("space", "down", "space", "down", "space")
+        await wait_for_text(app, "3, 2, 1: what is set differently")
+        await pilot.press("escape")
+        await wait_until(lambda: not app.screen.has_class("-comparing"))
+        monkeypatch.setattr(TrainingView, "follow", slow)
+        await pilot.press("space", "up", "space")
+        await wait_until(lambda: reads)
+        await pilot.resize_terminal(110, 40)
+        await wait_for_text(app, "1 against 2: what is set differently")
 
 
 async def test_losses_on_held_out_examples_are_compared_where_a_run_has_them(harness: AppHarness) -> None:

@@ -80,20 +80,20 @@ class Comparison(Container):
             await self._show(store, chosen)
 
     async def _show(self, store: Store, chosen: Sequence[RunLine]) -> None:
-        fresh = [run.id for run in chosen] != [view.run.id for view in self._views]
-        if fresh:
-            known = {view.run.id: view for view in self._views}
-            self._views = [known.get(run.id) or TrainingView(run) for run in chosen]
-        changed = fresh
-        for view, run in zip(self._views, chosen, strict=True):
+        known = {view.run.id: view for view in self._views}
+        views = [known.get(run.id) or TrainingView(run) for run in chosen]
+        changed = [run.id for run in chosen] != list(known)
+        for view, run in zip(views, chosen, strict=True):
             view.run = run
             changed = await view.follow(store) or changed
         if not changed:
             return
+        rows = [await runs.get(store, view.run.id) for view in views]
+        answers = await self._read_answers(store, views)
+        # All at once: a resize or a key may draw while something is read.
+        self._views, self._rows, self._answers = views, rows, answers
         self._draw()
-        self._rows = [await runs.get(store, view.run.id) for view in self._views]
         self._draw_settings()
-        await self._read_answers(store)
         self._draw_answers()
 
     def on_resize(self) -> None:
@@ -155,14 +155,14 @@ class Comparison(Container):
         lines.append(Content.styled(f"({same:,} more are the same)", DIM))
         return Content("\n").join(lines)
 
-    async def _read_answers(self, store: Store) -> None:
-        """Read each prompt's answers at the best evaluation of every run."""
+    async def _read_answers(self, store: Store, views: Sequence[TrainingView]) -> list[tuple[str, dict[int, Sample]]]:
+        """Return each prompt with its answers at the best evaluation of every run."""
         by_prompt: dict[str, dict[int, Sample]] = {}
-        for position, view in enumerate(self._views):
+        for position, view in enumerate(views):
             best = view.best
             for sample in await training.samples(store, best.id) if best is not None else ():
                 by_prompt.setdefault(sample.prompt, {})[position] = sample
-        self._answers = list(by_prompt.items())
+        return list(by_prompt.items())
 
     def _draw_answers(self) -> None:
         shown = self.query_one("#compare-answers", Static)
