@@ -40,7 +40,9 @@ def training_forecast(forecast: SettingsForecast) -> ForecastText:
     if length.evaluations.value is not None:
         evaluations = count(round(length.evaluations.value), "evaluation")
         lines.append(("tests", f"{evaluations}, {count(round(length.checkpoints.value or 0), 'checkpoint')}"))
-    lines.append(("device", f"{training.device.name}, {memory.dtype}"))
+    lines.append(
+        ("device", f"{training.device.name}, {'probably ' if memory.at_most is not None else ''}{memory.dtype}")
+    )
     total = memory.total
     if total.value is None:
         lines.append(("memory", _unknown(total.note, stated)))
@@ -48,7 +50,9 @@ def training_forecast(forecast: SettingsForecast) -> ForecastText:
         way = memory.recomputation
         how = f", activations {way.name}" if way is not None and way.extra else ""
         free = "" if memory.free.value is None else f" of {memory_size(memory.free.value)} free"
-        lines.append(("memory", f"about {memory_size(total.value)}{free}{how}"))
+        most = memory.at_most.value if memory.at_most is not None else None
+        larger = "" if most is None else f"; {memory_size(most)} in float32"
+        lines.append(("memory", f"about {memory_size(total.value)}{free}{how}{larger}"))
     seconds = training.seconds
     if seconds.value is None:
         lines.append(("time", _unknown(seconds.note, stated)))

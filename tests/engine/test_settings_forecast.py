@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from lora_tui.backend.forecast_text import training_forecast
 from lora_tui.config.advice import advise
 from lora_tui.config.load import with_values
 from lora_tui.config.models import Settings
 from lora_tui.engine.forecast import training
 from lora_tui.engine.forecast.forecast import SettingsForecast, forecast_settings, forecast_with_history
+from lora_tui.engine.forecast.types import Estimate
 from lora_tui.store import training as stored_training
 from lora_tui.store.connection import Store
 from lora_tui.store.queries.runs import step_columns
@@ -137,6 +139,29 @@ def test_a_first_run_is_foretold_in_the_precision_of_a_processor_that_has_bfloat
     monkeypatch.setattr(training, "multiplies_bfloat16", lambda: True)
     written = with_values(settings, {"fine_tuning.dtype": "float32"})
     assert forecast_with_history(written).training.memory.dtype == "float32"
+
+
+def test_memory_is_compared_in_float32_until_a_run_has_told_the_precision(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model(tmp_path / "model", hidden_size=480, num_hidden_layers=20)
+    monkeypatch.setattr(training, "multiplies_bfloat16", lambda: True)
+    memory = forecast_with_history(settings).training.memory
+    assert memory.at_most is not None
+    assert memory.total.value is not None
+    assert memory.at_most.value is not None
+    assert memory.total.note.startswith("probably in bfloat16")
+    written = with_values(settings, {"fine_tuning.dtype": "float32"})
+    assert memory.at_most.value == forecast_with_history(written).training.memory.total.value
+    free = Estimate((memory.total.value + memory.at_most.value) / 2)
+    monkeypatch.setattr(training, "free_bytes", lambda device: free)
+    assert "training may need, in float32, about" in only(settings, "fine_tuning.model_name = ")
+    certain = forecast_with_history(with_values(settings, {"fine_tuning.dtype": "bfloat16"}))
+    assert certain.training.memory.at_most is None
+    assert not [line for line in certain.warnings if line.startswith("fine_tuning.model_name = ")]
+    lines = dict(training_forecast(forecast_with_history(settings)).lines)
+    assert lines["device"] == "CPU, probably bfloat16"
+    assert lines["memory"].endswith(" in float32")
 
 
 def test_looking_again_takes_a_moment(settings: Settings, tmp_path: Path) -> None:

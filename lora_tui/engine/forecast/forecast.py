@@ -106,12 +106,14 @@ def _warnings(settings: Settings, training: TrainingForecast, architecture: Arch
             f"fine_tuning.lora.target_modules = {targets}: {what}, so training will refuse to begin; "
             f'it has {", ".join(layer_names(architecture))}, or set "all-linear"'
         )
-    total, free = training.memory.total.value, training.memory.free.value
+    memory = training.memory
+    total, free = (memory.at_most or memory.total).value, memory.free.value
     if total is not None and free is not None and total > free:
-        recomputation = training.memory.recomputation
+        recomputation = memory.recomputation
         frugal = recomputation is not None and recomputation.every == 1
+        needs = "needs" if memory.at_most is None else "may need, in float32,"
         instead = "a smaller model" if frugal else "fine_tuning.gradient_checkpointing = true"
         yield (
-            f'fine_tuning.model_name = "{one_line(tuning.model_name, 60)}": training needs about {memory_size(total)} '
-            f"where {memory_size(max(0, free))} are free; set {instead}"
+            f'fine_tuning.model_name = "{one_line(tuning.model_name, 60)}": training {needs} '
+            f"about {memory_size(total)} where {memory_size(max(0, free))} are free; set {instead}"
         )

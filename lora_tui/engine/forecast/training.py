@@ -9,6 +9,7 @@ import importlib.metadata
 import socket
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -194,7 +195,24 @@ def _memory(
     device: DeviceForecast,
     machine_runs: Sequence[PlannedRun],
 ) -> MemoryForecast:
-    dtype, note = _precision(tuning.dtype, device, machine_runs)
+    dtype, note, certain = _precision(tuning.dtype, device, machine_runs)
+    found = _memory_in(dtype, note, architecture, model, file, tuning, device)
+    if certain:
+        return found
+    at_most = _memory_in("float32", "in float32", architecture, model, file, tuning, device).total
+    return replace(found, at_most=at_most)
+
+
+def _memory_in(
+    dtype: str,
+    note: str,
+    architecture: Architecture | str,
+    model: ModelForecast,
+    file: Survey,
+    tuning: FineTuning,
+    device: DeviceForecast,
+) -> MemoryForecast:
+    """Return the memory with the frozen weights in that precision."""
     width = activation_memory.WIDTHS[dtype]
     weights = _scaled(model.parameters, width, note)
     if tuning.qlora:
@@ -239,20 +257,20 @@ def _activations(
     return recomputation, Estimate(assumed.bytes_per_token(sizes) * row, note, estimated=True)
 
 
-def _precision(setting: str, device: DeviceForecast, machine_runs: Sequence[PlannedRun]) -> tuple[str, str]:
-    """Return the precision to assume, and a note of how it was found."""
+def _precision(setting: str, device: DeviceForecast, machine_runs: Sequence[PlannedRun]) -> tuple[str, str, bool]:
+    """Return the precision to assume, a note of how it was found, and whether no run will need more than it says."""
     if setting != "auto":
-        return setting, f"in {setting}"
+        return setting, f"in {setting}", True
     for run in machine_runs:
         if run.plan.get("dtype") in activation_memory.WIDTHS:
-            return run.plan["dtype"], f'in {run.plan["dtype"]}, which "auto" took in run {run.id}'
+            return run.plan["dtype"], f'in {run.plan["dtype"]}, which "auto" took in run {run.id}', True
     if device.kind == "cuda":
-        return "bfloat16", 'in bfloat16, which "auto" takes on a card'
+        return "bfloat16", 'in bfloat16, which "auto" takes on a card', True
     if device.kind == "mps":
-        return "float32", 'in float32, which "auto" takes on Apple\'s GPU'
+        return "float32", 'in float32, which "auto" takes on Apple\'s GPU', True
     if multiplies_bfloat16():
-        return "bfloat16", 'in bfloat16, which "auto" takes on a processor with instructions for it'
-    return "float32", 'at most: in float32; "auto" may take bfloat16, which needs half'
+        return "bfloat16", 'probably in bfloat16: "auto" takes it where this processor is faster with it', False
+    return "float32", 'at most: in float32; "auto" may take bfloat16, which needs half', True
 
 
 def _quantized_weights(architecture: Architecture | str, width: int) -> Estimate:

@@ -77,7 +77,7 @@ class MemoryForecast:
     """Bytes on the device: the frozen weights, the adapters with gradients and optimizer state, a step's activations.
 
     `dtype` is the precision that is assumed, `recomputation` which activations are recomputed (None: not known yet),
-    `free` what the device has left now.
+    `free` what the device has left now, `at_most` what float32 would take where "auto" only probably takes `dtype`.
     """
 
     dtype: str
@@ -87,6 +87,7 @@ class MemoryForecast:
     total: Estimate
     free: Estimate
     recomputation: activation_memory.Recomputation | None
+    at_most: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)
