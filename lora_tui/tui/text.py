@@ -8,6 +8,7 @@ of narrow columns: a dash for what is missing, six characters at most, a mark fo
 
 import math
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from textual.color import Color
 from textual.content import Content
@@ -87,13 +88,23 @@ def hang(line: Content, indent: int, width: int) -> Content:
     if line.cell_length <= width or room < _LEAST_HANGING:
         return line
     value, parts = line[indent:], [line[:indent]]
-    text, start = value.plain, 0
-    while len(text) - start > room:
-        end = text.rfind(" ", start + 1, start + room + 1)
-        end = end if end > start else start + room
-        parts += [value[start:end], Content("\n" + " " * indent)]
-        start = end + (text[end] == " ")
-    return Content.assemble(*parts, value[start:])
+    text, start = value.plain.rstrip(" "), 0
+    while cell_len(text[start:]) > room:
+        full = start + _characters_in(text[start:], room)
+        end = text.rfind(" ", start + 1, full + 1)
+        end = end if end > start else full
+        parts += [value[start : start + len(text[start:end].rstrip(" "))], Content("\n" + " " * indent)]
+        start = len(text) - len(text[end:].lstrip(" "))
+    return Content.assemble(*parts, value[start : len(text)])
+
+
+def _characters_in(text: str, cells: int) -> int:
+    """How many characters of a text fit into so many cells; those of some scripts take two."""
+    for number, character in enumerate(text):
+        cells -= cell_len(character)
+        if cells < 0:
+            return number
+    return len(text)
 
 
 class ControlCharacterFilter(LineFilter):

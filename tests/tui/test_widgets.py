@@ -237,6 +237,12 @@ def test_a_value_that_is_too_long_goes_on_in_its_own_column() -> None:
     assert hang(line, 8, 20).plain == line.plain, "a word a line is no column"
     whole = "x" * 45
     assert hang(styled("model   ", whole), 8, 30).plain.replace("\n        ", "") == f"model   {whole}"
+    wide = hang(styled("model   ", "学" * 30), 8, 41).plain
+    assert wide == f"model   {'学' * 16}\n        {'学' * 14}", "by cells, of which each takes two"
+    apart = hang(styled("model   ", "a name that needs more  room than there is  "), 8, 30).plain
+    assert apart == "model   a name that needs more\n        room than there is", "no line begins with a blank"
+    apart = hang(styled("model   ", "a name that needs mor  room than there is"), 8, 30).plain
+    assert apart == "model   a name that needs mor\n        room than there is", "and none ends with one"
 
 
 async def test_a_panel_repaints_only_for_another_text(monkeypatch: pytest.MonkeyPatch) -> None:
