@@ -90,7 +90,7 @@ def power_text(value: float) -> str:
 
 def memory_size(size: float) -> str:
     """Return an amount of memory in bytes as machines count it: "1.9 GiB", "812 MiB" (1024 times 1024)."""
-    return f"{size / 2**30:,.1f} GiB" if size >= 1000 * 2**20 else f"{size / 2**20:,.0f} MiB"
+    return f"{size / 2**30:,.1f} GiB" if size >= 999.5 * 2**20 else f"{size / 2**20:,.0f} MiB"
 
 
 def file_size(size: float) -> str:

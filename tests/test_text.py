@@ -32,7 +32,14 @@ def test_whatever_is_made_visible_is_not_printable() -> None:
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 MiB"), (812 * 2**20, "812 MiB"), (999.4 * 2**20, "999 MiB"), (1016 * 2**20, "1.0 GiB"), (2e9, "1.9 GiB")],
+    [
+        (0, "0 MiB"),
+        (812 * 2**20, "812 MiB"),
+        (999.4 * 2**20, "999 MiB"),
+        (999.7 * 2**20, "1.0 GiB"),
+        (1016 * 2**20, "1.0 GiB"),
+        (2e9, "1.9 GiB"),
+    ],
 )
 def test_memory_is_written_in_three_digits_at_most(size: float, text: str) -> None:
     assert memory_size(size) == text
