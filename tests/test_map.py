@@ -104,7 +104,7 @@ def files_of(name: str, steps: Iterable[int]) -> set[str]:
 
 def test_a_step_of_training_and_a_pair_are_followed_through_few_files() -> None:
     on_cpu = files_of("A training file", range(3, 11))
-    assert len(on_cpu) <= 10
+    assert len(on_cpu) == 10
     told = walk("A training file").partition("fourteen on a GPU, where")[2].partition("each compared")[0]
     on_gpu = {file for file in on_cpu if not file.endswith(("cpu_ops.py", "compiled_ops.py"))}
     assert len(on_gpu | set(re.findall(r"`([\w/]+\.py)`", told))) == 14
