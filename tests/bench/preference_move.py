@@ -201,9 +201,7 @@ def trial(name: str, method: str, changes: dict[str, Any], adapter: Path | None,
     fixed = {
         "fine_tuning.model_name": "builtin",
         "fine_tuning.device": "cpu",
-        "fine_tuning.evaluation.test_prompts": [
-            {"prompt": "Question: What is two plus two?\nAnswer:", "expected": "4"}
-        ],
+        "fine_tuning.evaluation.test_prompts": [asked],
         "fine_tuning.training.eval_steps": 1000,
         "fine_tuning.method": method,
         "fine_tuning.training.save_dir": str(scratch / "checkpoints"),
