@@ -2,15 +2,18 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from lora_tui.config.load import with_values
+from lora_tui.config.models import Settings
+from lora_tui.protocol.backend import ForecastText
 from lora_tui.store import events, generation, runs
 from lora_tui.store.connection import Store
-from lora_tui.store.queries.generation import MetricLine, PairDetail
+from lora_tui.store.queries.generation import MetricLine, PairDetail, pair_detail
 from lora_tui.store.rows import AnalysisRow, PairRow
 from lora_tui.tui.screens.generate import GenerateScreen
 from lora_tui.tui.screens.pair import PairScreen
@@ -317,6 +320,49 @@ async def test_a_verdict_shows_what_it_did_to_weights_and_score(harness: AppHarn
         await wait_for_text(app, "evidence holds it 0.250 → 0.253")
         assert "BLEU 0.100 → 0.097" in screen_text(app)
         assert "score    6.4 → 6.6" in screen_text(app)
+
+
+async def test_a_verdict_leaves_the_passage_where_it_is_read_and_a_neighbour_shows_its_evidence(
+    harness: AppHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def long_passage(store: Store, pair_id: int) -> PairDetail | None:
+        detail = await pair_detail(store, pair_id)
+        line = "Bees are small.\n"
+        return detail and replace(detail, passage=line * 60 + detail.pair.evidence + "\n" + line * 60)
+
+    monkeypatch.setattr("lora_tui.tui.screens.pair.pair_detail", long_passage)
+    await harness.populate(create_generation_run)
+    async with harness.app() as (app, pilot):
+        await wait_for_text(app, "Pairs (12)")
+        await pilot.press("home", "enter")
+        await wait_for_text(app, "Why does bee 0 dance?")
+        passage = app.screen.query_one("#passage-box")
+        await wait_until(lambda: passage.scroll_y > 0)
+        passage.scroll_to(y=5, animate=False)
+        await wait_until(lambda: passage.scroll_y == 5)
+        await pilot.press("a")
+        await wait_for_text(app, "evidence holds it 0.250 → 0.253")
+        await pilot.pause()
+        assert passage.scroll_y == 5
+        await pilot.press("right")
+        await wait_for_text(app, "Why does bee 1 dance?")
+        await wait_until(lambda: passage.scroll_y > 5)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=str)
+async def test_a_warning_of_the_plan_is_whole(
+    harness: AppHarness, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warning = "data_generation.total_examples = 5000: the text holds about 800 pairs, so 4,200 would say them again"
+
+    async def warned(settings: Settings) -> ForecastText:
+        return ForecastText((("pairs", "5,000"),), (warning,))
+
+    monkeypatch.setattr(harness.backend, "forecast_generation", warned)
+    async with harness.app(size) as (app, pilot):
+        await pilot.press("escape")
+        await wait_for_text(app, "! data_generation.total_examples = 5000")
+        await wait_for_text(app, "say them again")
 
 
 async def test_a_live_run_is_paused_continued_and_stopped_by_key(harness: AppHarness) -> None:

@@ -217,7 +217,8 @@ class GenerateScreen(RunScreen):
         settings = self.state.settings.data_generation
         starts = "" if self._plan.blocked else f" s starts: {settings.model} reads {settings.input_folder}."
         self._pairs.set_empty_text(f"No pairs yet.{starts}")
-        self.query_one("#progress", Panel).show(self._plan.content(), self._plan.title)
+        progress = self.query_one("#progress", Panel)
+        progress.show(self._plan.content(progress.content_size.width), self._plan.title)
         self.query_one("#analysis", Panel).show(analysis_lines(None, settings.batch_analysis_interval)[1], "Analysis")
         self.show_run_in_bar(None)
         await self._plan.update(self.state.settings, self.forecast)

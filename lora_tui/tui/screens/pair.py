@@ -50,6 +50,7 @@ class PairScreen(Dialog[int | None]):
         self._window = window
         self._pair_id = pair_id
         self._detail: PairDetail | None = None
+        self._scrolled_for: int | None = None
         self._change = Content("")
         """What the last verdict on this pair did to the weights and its score."""
 
@@ -96,7 +97,9 @@ class PairScreen(Dialog[int | None]):
             part = self.query_one(f"#{name}", Static)
             part.display = bool(content.plain)  # without content it takes no room
             part.update(content)
-        self.call_after_refresh(self._scroll_to_evidence)  # when it is laid out
+        if self._scrolled_for != self._pair_id:  # a verdict leaves the passage where one reads it
+            self._scrolled_for = self._pair_id
+            self.call_after_refresh(self._scroll_to_evidence)  # when it is laid out
 
     @on(events.Resize)
     def _scroll_soon(self) -> None:

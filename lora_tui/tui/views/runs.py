@@ -83,13 +83,12 @@ def forecast_lines(forecast: ForecastText, room: int = 0) -> list[Content]:
     return lines + [hang(warning, 2, room) for warning in warnings]
 
 
-def choice_lines(
-    choices: Iterable[Choice | Mapping[str, Any]], width: int = 0, room: int = _ANY_WIDTH
-) -> list[Content]:
+def choice_lines(choices: Iterable[Choice | Mapping[str, Any]], width: int = 0, room: int = 0) -> list[Content]:
     """What was chosen since nobody has set it: label, value and reason in columns under a heading; may be nothing.
 
-    `width` is that of the labels' column, at least, `room` that of a line.
+    `width` is that of the labels' column, at least, `room` that of a line; 0: any.
     """
+    room = room or _ANY_WIDTH
     rows = labelled_rows(choices)
     if not rows:
         return []

@@ -34,7 +34,7 @@ _RANKS_SHOWN = 4
 def status_lines(view: TrainingView, load: DeviceLoad | None, now: float, width: int) -> Content:
     """The newest step, the device and the time left, one figure a line of `width` cells; first of all the plan."""
     if not view.step:
-        return plan_lines(view)
+        return plan_lines(view, width)
     step = view.step
     figures = [("loss", number(step.get("loss"), ".4f"), _trend(view))]
     if view.judges and "reward_accuracy" in step:
@@ -233,8 +233,11 @@ def _remaining(view: TrainingView, now: float) -> tuple[str, str, str]:
     return "left", duration(seconds), f"ends about {ends:%H:%M}"
 
 
-def plan_lines(view: TrainingView) -> Content:
-    """What the run is going to do: data, steps, parameters, device, and what was left out of the data."""
+def plan_lines(view: TrainingView, width: int = 0) -> Content:
+    """What the run is going to do: data, steps, parameters, device, and what was left out of the data.
+
+    What was chosen is broken into lines of `width` cells; 0: however long they are.
+    """
     plan = view.plan
     if not plan:
         return styled((view.starting(), DIM)) if view.live else _no_step(view)
@@ -266,7 +269,7 @@ def plan_lines(view: TrainingView) -> Content:
         lines.append(_figure("but", ", ".join(left_out)))
     for counted in (plan.get("reasons") or {}).values():
         lines += [_figure("", f"{times:,}", one_line(str(reason), 120)) for reason, times in counted.items()]
-    lines += choice_lines(plan.get("chosen") or ())
+    lines += choice_lines(plan.get("chosen") or (), room=width)
     if phase := view.phase():
         lines.append(styled((phase, "$accent")))
     if not view.live:
@@ -313,7 +316,7 @@ def _no_step(view: TrainingView) -> Content:
 
 def plan_with_warnings(view: TrainingView, width: int, forecast: Content | None = None) -> Content:
     """The plan and the warnings, shown until the first step; before there is a plan, what was forecast."""
-    plan = plan_lines(view)
+    plan = plan_lines(view, width)
     if forecast is not None and not view.plan:
         plan = styled(plan, "\n\n", forecast)
     return styled(plan, "\n\n", warning_lines(view.warnings, width)) if view.warnings else plan
