@@ -5,7 +5,7 @@ from collections.abc import Collection
 import pytest
 
 from lora_tui.protocol.agreement import ScoreAgreement
-from lora_tui.protocol.rating import RatingItem, RatingQueue
+from lora_tui.protocol.rating import RatingItem, RatingQueue, RatingTotals
 from lora_tui.tui.screens.rating import RatingScreen
 from lora_tui.tui.views.pairs import evidence_line
 from tests.tui.app_harness import REFUSAL, AppHarness, create_training_run, screen_text, wait_for_text, wait_until
@@ -63,6 +63,21 @@ async def test_each_key_rates_and_shows_the_next(harness: AppHarness) -> None:
         await wait_for_text(app, "Why does bee 3 dance?")
         assert "✗ bad" in screen_text(app)
         assert harness.backend.calls_of("rate_item") == [(1, True), (2, False)]
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)], ids=str)
+async def test_all_ratings_so_far_are_counted_in_any_width(
+    harness: AppHarness, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def many(queue: RatingQueue) -> RatingTotals:
+        return RatingTotals(1234, 1000, 234, 0, 30)
+
+    await opened(harness)
+    harness.backend.to_rate = pairs()
+    monkeypatch.setattr(harness.backend, "rating_totals", many)
+    async with harness.app(size) as (app, pilot):
+        await pilot.press("w")
+        await wait_for_text(app, "1,234 rated in all")
 
 
 async def test_no_score_is_shown_before_the_rating(harness: AppHarness) -> None:

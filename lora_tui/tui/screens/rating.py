@@ -127,9 +127,9 @@ class RatingScreen(Dialog[str]):
             (f"Rate the {noun}s of run {self._queue.run_id}", "bold"),
             ("   ", DIM),
             (done, "bold"),
-            (f"  {bar(min(1.0, given / self._aim) if self._aim else 1.0, _BAR):<{_BAR}}", "$accent"),
-            (f"  {totals.rated:,} rated in all", DIM),
-        ]
+            (f"   {totals.rated:,} rated in all", DIM),
+            (f"   {bar(min(1.0, given / self._aim) if self._aim else 1.0, _BAR):<{_BAR}}", "$accent"),
+        ]  # the bar is the first to be cut
         self.query_one("#rate-progress", Line).show(styled(*progress))
         self.query_one("#rate-last", Line).show(self._last)
         asked, source = self.query_one("#rate-asked"), self.query_one("#rate-source")
