@@ -113,7 +113,10 @@ async def test_a_run_on_preferences_shows_margin_and_how_many_are_told_right(har
         assert titles == [
             "Reward margin", "Told apart rightly", "Score", "Learning rate", "Tokens per second", "Loss",
         ]  # fmt: skip
-        assert result_words(screen._view).endswith(": 75 % of preferences right, margin +0.40")
+        assert result_words(screen._view) == "Running at step 4: 75 % of preferences right, margin +0.40"
+        await runs.end(store, run_id, "finished", {}, None)
+        await wait_until(lambda: screen._view and not screen._view.live)
+        assert result_words(screen._view) == "Trained: 75 % of preferences right, margin +0.40"
         await pilot.press("5")
         await wait_for_text(app, "This run learned")
         assert "as if it chose among" not in screen_text(app)
@@ -515,6 +518,29 @@ async def test_a_run_that_has_ended_leads_to_chat_and_export_by_one_key_each(har
         await wait_until(lambda: harness.backend.calls_of("start"))
         options = {"adapter_run": run_id, "format": "adapter", "output": f"run-{run_id}-adapter"}
         assert harness.backend.calls_of("start") == [("export", options, None)]
+
+
+async def test_a_run_that_was_stopped_says_where_and_offers_first_to_go_on(harness: AppHarness) -> None:
+    await harness.populate(lambda store: create_training_run(store, "stopped"))
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("2")
+        await wait_for_text(app, "■ Stopped at step 40: score 0.90    R  go on    c  chat with it")
+
+
+async def test_a_long_reason_of_what_was_chosen_for_a_run_goes_on_below_itself(harness: AppHarness) -> None:
+    reason = "96 examples are seen more than once, and more passes would only learn them by heart"
+    chosen = [{"key": "fine_tuning.training.max_epochs", "value": 3, "reason": reason}]
+
+    async def begin(store: Store) -> None:
+        run_id = await create_run(store, "train", "running")
+        await events.append(store, run_id, [(1.0, "plan", {**PLAN, "chosen": chosen})])
+
+    await harness.populate(begin)
+    async with harness.app((80, 24)) as (app, pilot):
+        await pilot.press("2")
+        await wait_for_text(app, "chosen for this run")
+        rest = next(line for line in screen_text(app).splitlines() if "by heart" in line)
+        assert rest.startswith("│ " + " " * 11 + "learn them by heart"), "below the reason, not below its label"
 
 
 async def test_while_a_run_goes_on_nothing_is_exported(harness: AppHarness) -> None:

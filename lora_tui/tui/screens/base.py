@@ -62,7 +62,7 @@ class ModeScreen(Screen[None]):
         bindings = Binding.make_bindings(self.BINDINGS)
         self._own_actions = list(dict.fromkeys(parse(binding.action)[1] for binding in bindings))
         self._offered: list[bool | None] = []
-        self._next_step: tuple[str, tuple[tuple[str, str], ...], int] = ("", (), 0)
+        self._next_step: tuple[str, tuple[tuple[str, str], ...], int, str] = ("", (), 0, "")
 
     def compose(self) -> ComposeResult:
         """Bar, body, hints."""
@@ -108,17 +108,19 @@ class ModeScreen(Screen[None]):
             parts.append(f" · {run.device}")
         self.show_in_bar(styled(*parts))
 
-    def show_next_step(self, done: str = "", *steps: tuple[str, str]) -> None:
+    def show_next_step(self, done: str = "", *steps: tuple[str, str], state: str = "finished") -> None:
         """Say above the footer what is done and what can follow; each step is an action's name and its words.
 
-        Without `done` the line is not shown; steps that do not fit are left out.
+        Without `done` the line is not shown; steps that do not fit are left out. The mark before it is the run's
+        `state`'s.
         """
         width = self.size.width
-        if (done, steps, width) == self._next_step:
+        if (done, steps, width, state) == self._next_step:
             return
-        self._next_step = done, steps, width
+        self._next_step = done, steps, width, state
         self.set_class(bool(done), "-next-step")
-        parts: list[Any] = [("✓ ", "bold $success"), (done, "bold")]
+        label, colour = state_label(state)
+        parts: list[Any] = [(f"{label[0]} ", f"bold {colour}"), (done, "bold")]
         column = len(done) + 4
         for action, words in steps:
             if self.check_action(action, ()) and (key := self._key_of(action)):

@@ -244,7 +244,8 @@ class TrainScreen(RunScreen):
         steps = [("chat", "chat with it"), ("learn", said_words(*self._said)), ("export", "export it"),
                  ("rate", "rate its answers"), ("report", "did it help?")]  # fmt: skip
         go_on = ("resume", "go on")
-        self.show_next_step(done, *([*steps, go_on] if view.run.state == "finished" else [go_on, *steps]))
+        steps = [*steps, go_on] if view.run.state == "finished" else [go_on, *steps]
+        self.show_next_step(done, *steps, state=view.run.state)
         if view.comparison is not None and not view.step:
             self.show_next_step("Evaluated", ("report", "worst answers, report"), ("rate", "rate its answers"))
         if self._plot not in plot_names(view):
