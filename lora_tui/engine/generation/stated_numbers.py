@@ -77,21 +77,18 @@ def _worst(answer: str, evidence: str, question: str, before: str, passage: str)
         return ()
     source, unheld = f"{before} {evidence}", {value for value, _ in found}
     right = comes_out(unheld, answer, source, question)
-    doubtful: dict[str, UnheldNumber] = {}
+    doubtful: dict[str, None] = {}
     for value, standing in found:
-        if standing == "wrong":
-            return (UnheldNumber(value),)
-        if value in right:
+        if standing != "wrong" and value in right:
             continue
-        if standing == "doubtful":
-            doubtful[value] = UnheldNumber(value, doubtful=True)
-            continue
-        if not may_be_reckoned(value, answer, source, question, unheld - right) and not (
-            is_one_step(value, answer, source, question)
+        if standing == "wrong" or not (
+            standing == "doubtful"
+            or may_be_reckoned(value, answer, source, question, unheld - right)
+            or is_one_step(value, answer, source, question)
         ):
             return (UnheldNumber(value),)
-        doubtful[value] = UnheldNumber(value, doubtful=True)
-    return tuple(doubtful.values())
+        doubtful[value] = None
+    return tuple(UnheldNumber(value, doubtful=True) for value in doubtful)
 
 
 def _unheld(answer: str, evidence: str, question: str, before: str, passage: str) -> Iterator[tuple[str, str]]:
